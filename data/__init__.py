@@ -1,0 +1,1 @@
+"""Files that travel with scorekit: the demo set and the small checkpoints."""

@@ -1,0 +1,82 @@
+"""The main job from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from scorekit.io import read_samples, samples_from
+from scorekit.metric import BaseMetric
+from scorekit.run import RunOptions, score_samples
+from scorekit.table import ScoreTable
+
+
+def score(
+    images: Any,
+    texts: str | Sequence[str] | None = None,
+    *,
+    metrics: Sequence[str | BaseMetric] | str | BaseMetric = ("clipscore",),
+    backbone: str | None = None,
+    prompts: str | Path | None = None,
+    items: Sequence[str] | None = None,
+    systems: Sequence[str] | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    options: RunOptions | None = None,
+    columns: dict[str, Sequence[Any]] | None = None,
+    **more_options: Any,
+) -> ScoreTable:
+    """Score images against texts.
+
+    Parameters
+    ----------
+    images : path, or sequence of images, or array or tensor (n, c, h, w)
+        One path is a folder or table, as on the command line. A sequence holds paths, PIL
+        images, numpy arrays or torch tensors on any device, mixed as you like.
+    texts : str or sequence of str, optional
+        One an image, or one for all.
+    metrics : str, metric, or sequence of them
+        As after ``-m``: ``"clipscore"``, ``"clip_i@scenes-clip"``, or metric objects.
+    backbone : str, optional
+        For the metrics that name none.
+    prompts : path, optional
+        With a folder: where its prompts are.
+    items, systems : sequence of str, optional
+        Identity of each image's prompt, and the model that made it.
+    progress : callable, optional
+        Called with (done, total).
+    options : RunOptions, optional
+        Or give its fields by name: ``device="cuda"``, ``cache=False``.
+    columns : mapping of str to sequence
+        Further fields of `Sample`, or columns to keep: ``{"source_image": [...]}``.
+
+    Returns
+    -------
+    ScoreTable
+
+    Raises
+    ------
+    UsageError
+        If the run can't be done at all. One bad image is a row with a status.
+
+    Examples
+    --------
+    >>> import scorekit
+    >>> table = scorekit.score(
+    ...     [demo_image], ["a red circle"], backbone="scenes-clip", cache=False
+    ... )  # doctest: +SKIP
+    """
+    if isinstance(images, str | Path):
+        listing = read_samples(
+            Path(images),
+            prompts=None if prompts is None else Path(prompts),
+            text=texts if isinstance(texts, str) else None,
+        )
+        samples = listing.samples
+    else:
+        samples = samples_from(images, texts, items=items, systems=systems, **(columns or {}))
+    if more_options:
+        options = RunOptions(**{**vars(options or RunOptions()), **more_options})
+    return score_samples(
+        samples, metrics, backbone=backbone, options=options, progress=progress
+    )

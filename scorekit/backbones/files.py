@@ -1,0 +1,163 @@
+"""Where a checkpoint's files are: this disk first, the hub only for what is not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from scorekit.types import UsageError
+
+WEIGHTS = ("model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
+INDEX = "model.safetensors.index.json"
+PICKLES = ("pytorch_model.bin", "open_clip_pytorch_model.bin", "pytorch_model.bin.index.json")
+SMALL_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
+
+
+def hub_folder(repo: str, *, allow_pickle: bool) -> Path:
+    """The folder of a hub repository's files, downloaded only if they are not on disk.
+
+    Raises
+    ------
+    UsageError
+        If they are neither on disk nor to be had, or only exist as a pickle.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(repo, local_files_only=True))
+        if weight_files(folder, allow_pickle=allow_pickle):
+            return folder
+    except LocalEntryNotFoundError:
+        pass
+    except ValueError as error:  # not of the form owner/name
+        raise UsageError(_not_there(f"hf:{repo}", str(error).split("\n")[0])) from None
+    try:
+        return Path(_download(repo, allow_pickle))
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(_unreachable(f"hf:{repo}", repo, error)) from None
+
+
+def hub_file(repo: str, name: str) -> Path:
+    """One file of a hub repository, downloaded only if it is not on disk.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the repository is reached and has no such file.
+    UsageError
+        If the file is neither on disk nor to be had.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    cached = try_to_load_from_cache(repo, name)
+    if isinstance(cached, str):
+        return Path(cached)
+    try:
+        return Path(hf_hub_download(repo, name))
+    except LocalEntryNotFoundError as error:
+        raise UsageError(_unreachable(f"{repo}/{name}", repo, error)) from None
+    except EntryNotFoundError:
+        raise FileNotFoundError(f"{repo} has no file {name}") from None
+    except Exception as error:
+        raise UsageError(_unreachable(f"{repo}/{name}", repo, error)) from None
+
+
+def on_disk(repo: str, names: Iterable[str]) -> bool:
+    """Whether one of a hub repository's files is in the local hub cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return any(isinstance(try_to_load_from_cache(repo, name), str) for name in names)
+
+
+def weight_files(folder: Path, *, allow_pickle: bool) -> list[Path]:
+    """The weight files in a folder, complete or none; safetensors before pickles.
+
+    Raises
+    ------
+    UsageError
+        If there are only pickles and they are not allowed.
+    """
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return [folder / name]
+    index = folder / INDEX
+    if index.is_file():
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        paths = [folder / shard for shard in shards]
+        return paths if all(path.is_file() for path in paths) else []
+    pickles = sorted(p for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
+    if pickles and not allow_pickle:
+        raise UsageError(
+            f"{folder.name} holds only pickled weights ({pickles[0].name}), which can run code "
+            "when loaded; pass --allow-pickle if you trust their source"
+        )
+    return pickles
+
+
+def sha256_of(paths: Iterable[Path]) -> str:
+    """One hash over the content of files, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(paths, key=lambda p: p.name):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def short_hash(parts: Any) -> str:
+    """Twelve hex digits over a JSON value: long enough never to meet by chance."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _download(repo: str, allow_pickle: bool) -> str:
+    from huggingface_hub import HfApi, snapshot_download
+
+    names = HfApi().list_repo_files(repo)
+    wanted = [n for n in names if n.endswith(SMALL_FILES) and "/" not in n]
+    safe = [n for n in names if n in WEIGHTS]
+    if not safe and INDEX in names:
+        safe = [n for n in names if n.endswith(".safetensors") and "/" not in n]
+    if not safe:
+        pickles = [n for n in names if n in PICKLES or n.endswith((".bin", ".pt", ".pth"))]
+        if not allow_pickle:
+            raise UsageError(
+                f"{repo} has no safetensors"
+                + (f", only {pickles[0]}, which can run code when loaded; pass --allow-pickle "
+                   "if you trust its source" if pickles else " and no other weights")
+            )
+        safe = [n for n in pickles if "/" not in n]
+    return str(snapshot_download(repo, allow_patterns=[*wanted, *safe]))
+
+
+def _unreachable(name: str, repo: str, error: Exception) -> str:
+    kind = type(error).__name__
+    if kind == "GatedRepoError":
+        return f"{name} is gated: accept its terms on the hub and log in (hf auth login)"
+    if kind in ("RepositoryNotFoundError", "HFValidationError"):
+        return _not_there(name, "the hub has no such repository, or it is private")
+    return _not_there(name, f"the hub can't be reached ({_first_line(error)})", repo)
+
+
+def _not_there(name: str, why: str, repo: str | None = None) -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    place = Path(HF_HUB_CACHE)
+    if repo is not None:
+        place = place / ("models--" + repo.replace("/", "--"))
+    return (
+        f"no checkpoint {name}: it is not in {place} and {why}; offline: give a folder written "
+        "by save_pretrained (hf:FOLDER) or a weights file (open_clip:ARCH/FILE.safetensors), "
+        "set HF_HOME to a filled hub cache, or use scenes-clip"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {text[:120]}" if text else type(error).__name__

@@ -1,0 +1,301 @@
+"""Dual encoders of OpenCLIP: ``open_clip:ARCH/TAG`` and ``open_clip:ARCH/FILE``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scorekit.backbones.dual import DualEncoder, Tokens
+from scorekit.backbones.files import hub_file, sha256_of, short_hash
+from scorekit.backbones.handle import BackboneInfo, stat_of
+from scorekit.backbones.spec import BackboneOptions, BackboneSpec
+from scorekit.images import ImageSpec
+from scorekit.types import UsageError
+
+HUB_PREFIX = "hf-hub:"
+SAFE_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
+PICKLE_NAME = "open_clip_pytorch_model.bin"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a specification stands for: an architecture and its weights, pinned together."""
+
+    config: dict[str, Any]
+    preprocess: dict[str, Any]
+    weights: Path
+    tokenizer_of: str
+
+
+def load(spec: BackboneSpec, options: BackboneOptions) -> OpenClipDual:
+    """Load an OpenCLIP model.
+
+    Raises
+    ------
+    UsageError
+        If there is no such architecture or tag, the weights can't be had, or they don't fit
+        the architecture.
+    """
+    checkpoint = resolve(spec.name, allow_pickle=options.allow_pickle)
+    return OpenClipDual(checkpoint, options)
+
+
+def resolve(name: str, *, allow_pickle: bool = False) -> Checkpoint:
+    """Find architecture and weights of ``ARCH/TAG``, ``ARCH/FILE`` or ``hf-hub:OWNER/NAME``.
+
+    The tag decides the activation: OpenAI's weights get QuickGELU, whatever the config of
+    that architecture says.
+
+    Raises
+    ------
+    UsageError
+        If there is no such architecture or tag, or the weights can't be had.
+    """
+    import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
+
+    if name.startswith(HUB_PREFIX):
+        return _from_hub(name.removeprefix(HUB_PREFIX), allow_pickle)
+    arch, _, tag = name.partition("/")
+    config = open_clip.get_model_config(arch)
+    if config is None:
+        raise UsageError(_no_architecture(arch))
+    if not tag:
+        raise UsageError(
+            f"open_clip:{arch} lacks its weights: write open_clip:{arch}/TAG with one of "
+            f"{', '.join(open_clip.list_pretrained_tags_by_model(arch)) or '(no tags)'}, or "
+            f"open_clip:{arch}/FILE.safetensors"
+        )
+    known = get_pretrained_cfg(arch, tag)
+    if known:
+        config["quick_gelu"] = bool(known.get("quick_gelu", False))
+        weights = _hub_weights(known.get("hf_hub", ""), f"open_clip:{name}", allow_pickle)
+        return Checkpoint(config, _preprocess(known), weights, arch)
+    if tag.startswith(HUB_PREFIX):
+        owner, repo, *rest = tag.removeprefix(HUB_PREFIX).split("/")
+        weights = _checked(hub_file(f"{owner}/{repo}", "/".join(rest)), allow_pickle)
+    else:
+        weights = Path(tag)
+        if not weights.is_file():
+            raise UsageError(
+                f"no tag and no file {tag!r} for open_clip:{arch}; it has the tags "
+                f"{', '.join(open_clip.list_pretrained_tags_by_model(arch)) or '(none)'}"
+            )
+        weights = _checked(weights, allow_pickle)
+    return Checkpoint(config, _preprocess({}), weights, arch)
+
+
+class OpenClipDual(DualEncoder):
+    """An OpenCLIP model behind the common interface."""
+
+    def __init__(self, checkpoint: Checkpoint, options: BackboneOptions) -> None:
+        super().__init__(options)
+        self.model = _build(checkpoint, options).to(self.device, self.dtype).eval()
+        self.model.requires_grad_(False)
+        self.tokenizer = _tokenizer(checkpoint)
+        text = checkpoint.config["text_cfg"]
+        limit = int(self.tokenizer.context_length or text.get("context_length", 77))
+        size = checkpoint.config["vision_cfg"]["image_size"]
+        self.image_spec = _image_spec({**checkpoint.preprocess, "size": size})
+        self._pad_id = int(text.get("pad_id", 0) or 0)
+        identity = short_hash(
+            {
+                "arch": checkpoint.config,
+                "weights": sha256_of([checkpoint.weights]),
+                "image": self.image_spec.describe(),
+                "text": limit,
+            }
+        )
+        self.info = BackboneInfo(
+            fingerprint=short_hash([identity, options.resize, options.dtype]),
+            identity=identity,
+            text_limit=limit,
+            constants=_constants(self.model),
+            domain="any",
+            files=(stat_of(checkpoint.weights.resolve()),),
+        )
+        self.trims = self.find_trimming()
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """Token ids of texts, cut to the limit with the end token kept."""
+        out = []
+        for text in texts:
+            if hasattr(self.tokenizer, "sot_token_id") and hasattr(self.tokenizer, "encode"):
+                body = self.tokenizer.encode(text)
+                ids = [self.tokenizer.sot_token_id, *body, self.tokenizer.eot_token_id]
+                limit = int(self.tokenizer.context_length)
+                cut = ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]
+                out.append(Tokens(cut, len(ids)))
+            else:
+                out.append(self._tokenize_wrapped(text))
+        return out
+
+    def _tokenize_wrapped(self, text: str) -> Tokens:
+        """Texts of the tokenizers that OpenCLIP wraps: they cut and pad by themselves."""
+        padded = self.tokenizer([text])[0].tolist()
+        inner = self.tokenizer.tokenizer
+        cleaned = self.tokenizer.clean_fn(text) if hasattr(self.tokenizer, "clean_fn") else text
+        full = len(inner(cleaned, truncation=False)["input_ids"])
+        return Tokens(padded[: max(1, min(full, len(padded)))], full)
+
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Embeddings (n, d) of normalised pixels (n, 3, h, w)."""
+        out: torch.Tensor = self.model.encode_image(pixels)
+        return out
+
+    def encode_tokens(self, ids: Sequence[Sequence[int]], length: int) -> torch.Tensor:
+        """Embeddings (n, d) of token ids, padded to `length`."""
+        padded = torch.full((len(ids), length), self._pad_id, dtype=torch.long)
+        for row, tokens in zip(padded, ids, strict=True):
+            row[: len(tokens)] = torch.tensor(tokens)
+        padded = padded.to(self.device)
+        if length == self.info.text_limit or not hasattr(self.model, "token_embedding"):
+            out: torch.Tensor = self.model.encode_text(padded)
+            return out
+        return self._encode_short(padded)
+
+    def _encode_short(self, ids: torch.Tensor) -> torch.Tensor:
+        """`CLIP.encode_text` on fewer positions than the tower has, which it can't do itself."""
+        from open_clip.transformer import text_global_pool
+
+        model, length = self.model, ids.shape[1]
+        x = model.token_embedding(ids).to(self.dtype)
+        x = x + model.positional_embedding[:length].to(self.dtype)
+        mask = None if model.attn_mask is None else model.attn_mask[:length, :length]
+        x = model.ln_final(model.transformer(x, attn_mask=mask))
+        x = text_global_pool(x, ids, model.text_pool_type, eos_token_id=model.text_eos_id)
+        projection = model.text_projection
+        if projection is None:
+            return x
+        out: torch.Tensor = (
+            projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
+        )
+        return out
+
+
+def _build(checkpoint: Checkpoint, options: BackboneOptions) -> Any:
+    """The model with its weights, built without a download of any tower."""
+    from open_clip.factory import load_checkpoint
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    config = copy.deepcopy(checkpoint.config)
+    if "multimodal_cfg" in config:
+        from open_clip.coca_model import CoCa as Model
+    elif config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]:
+        Model = CustomTextCLIP
+    else:
+        Model = CLIP
+    config.pop("custom_text", None)
+    if "timm_model_name" in config["vision_cfg"]:
+        config["vision_cfg"]["timm_model_pretrained"] = False
+    if "hf_model_name" in config["text_cfg"]:
+        config["text_cfg"]["hf_model_pretrained"] = False
+    try:
+        model = Model(**config)
+        load_checkpoint(model, str(checkpoint.weights), weights_only=not options.allow_pickle)
+    except (RuntimeError, KeyError, TypeError) as error:
+        first = str(error).strip().splitlines()
+        raise UsageError(
+            f"{checkpoint.weights.name} does not fit {checkpoint.tokenizer_of}: "
+            f"{' '.join(line.strip() for line in first[:2])[:200]}"
+        ) from None
+    return model
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Any:
+    import open_clip
+
+    try:
+        return open_clip.get_tokenizer(checkpoint.tokenizer_of)
+    except Exception as error:
+        raise UsageError(
+            f"the tokenizer of {checkpoint.tokenizer_of} can't be had: "
+            f"{str(error).splitlines()[0][:160]}"
+        ) from None
+
+
+def _from_hub(repo: str, allow_pickle: bool) -> Checkpoint:
+    """A whole OpenCLIP repository: its own config, preprocessing and weights."""
+    import json
+
+    config = json.loads(hub_file(repo, "open_clip_config.json").read_text())
+    weights = _hub_weights(repo + "/", f"open_clip:{HUB_PREFIX}{repo}", allow_pickle)
+    preprocess = _preprocess(config.get("preprocess_cfg", {}))
+    return Checkpoint(config["model_cfg"], preprocess, weights, HUB_PREFIX + repo)
+
+
+def _hub_weights(place: str, name: str, allow_pickle: bool) -> Path:
+    """The weights that a tag names, as safetensors where the repository has them."""
+    repo, _, file = place.rpartition("/")
+    if not repo:
+        raise UsageError(f"{name} has no weights on the hub; give open_clip:ARCH/FILE.safetensors")
+    names = [Path(file).with_suffix(".safetensors").name] if file else list(SAFE_NAMES)
+    for safe in names:
+        try:
+            return hub_file(repo, safe)
+        except FileNotFoundError:
+            continue
+    pickle = file or PICKLE_NAME
+    if not allow_pickle:
+        raise UsageError(
+            f"{name} only exists as a pickle ({repo}/{pickle}), which can run code when loaded; "
+            "pass --allow-pickle if you trust its source"
+        )
+    return hub_file(repo, pickle)
+
+
+def _checked(weights: Path, allow_pickle: bool) -> Path:
+    if weights.suffix != ".safetensors" and not allow_pickle:
+        raise UsageError(
+            f"{weights.name} is no safetensors file, and a pickle can run code when loaded; "
+            "pass --allow-pickle if you trust its source"
+        )
+    return weights
+
+
+def _preprocess(known: dict[str, Any]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+
+    merged: dict[str, Any] = merge_preprocess_dict(asdict(PreprocessCfg()), known)
+    return merged
+
+
+def _image_spec(config: dict[str, Any]) -> ImageSpec:
+    """OpenCLIP's evaluation transform as an `ImageSpec`."""
+    size = config["size"]
+    size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    mode = str(config["resize_mode"])
+    return ImageSpec(
+        size=size,
+        mode=mode,
+        interpolation=str(config["interpolation"]),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        crop_rounding="round",
+        fill=int(config["fill_color"]),
+    )
+
+
+def _constants(model: Any) -> dict[str, float]:
+    constants = {"logit_scale": float(model.logit_scale.detach().float().exp())}
+    if getattr(model, "logit_bias", None) is not None:
+        constants["logit_bias"] = float(model.logit_bias.detach().float())
+    return constants
+
+
+def _no_architecture(arch: str) -> str:
+    import difflib
+
+    import open_clip
+
+    near = difflib.get_close_matches(arch, open_clip.list_models(), n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"OpenCLIP has no architecture {arch!r}{hint}"
+

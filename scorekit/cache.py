@@ -1,0 +1,352 @@
+"""Features on disk, in SQLite: key -> dtype, shape, bytes, with a checksum; never pickle.
+
+A key is the hash of a backbone's fingerprint, the feature's kind and parameters, and the
+content. So no file name and no model name can give one model's scores to another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+import warnings
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scorekit.types import Array
+
+FILE_NAME = "features.sqlite"
+FORMAT = 1
+_LOOKUP = 500  # keys a query: well below SQLite's limit on variables
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS sources (
+    id INTEGER PRIMARY KEY, backbone TEXT NOT NULL, kind TEXT NOT NULL, UNIQUE (backbone, kind));
+CREATE TABLE IF NOT EXISTS features (
+    key BLOB PRIMARY KEY, source INTEGER NOT NULL, dtype TEXT NOT NULL, shape TEXT NOT NULL,
+    info TEXT NOT NULL, checksum INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """A feature of one input, with what a reader of its row should know.
+
+    Attributes
+    ----------
+    array : ndarray
+    info : mapping
+        JSON values, such as ``{"tokens": 95, "limit": 77}`` for a text that was cut.
+    """
+
+    array: Array
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """What a cache holds."""
+
+    path: Path
+    size_bytes: int
+    entries: int
+    by_source: tuple[tuple[str, str, int, int], ...]
+    """(backbone, kind, entries, bytes) for each."""
+
+
+def default_cache_dir() -> Path:
+    """The user's cache folder: ``$SCOREKIT_CACHE``, else the platform's place."""
+    if given := os.environ.get("SCOREKIT_CACHE"):
+        return Path(given)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "scorekit"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "scorekit" / "Cache"
+    return Path(os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))) / "scorekit"
+
+
+def feature_key(fingerprint: str, kind: str, params: Sequence[tuple[str, Any]], content: str) -> bytes:
+    """The cache key of a feature.
+
+    Parameters
+    ----------
+    fingerprint : str
+        The backbone's.
+    kind, params
+        The feature's.
+    content : str
+        Hash of the input's content.
+    """
+    parts = json.dumps([fingerprint, kind, list(params), content], ensure_ascii=False)
+    return hashlib.sha256(parts.encode()).digest()[:20]
+
+
+class FeatureCache:
+    """A feature cache in one SQLite file, safe for several threads and processes.
+
+    Parameters
+    ----------
+    folder : path or None
+        Where the file lies; None keeps the features of this run in a temporary file, which
+        is removed by `close`.
+
+    Notes
+    -----
+    Each `put_many` is one transaction: a killed process loses the batch in hand at most. A
+    file that is not a sound database is moved aside and begun anew; an entry whose checksum
+    is wrong is treated as absent. Where the folder can't be written or the disk is full, the
+    run goes on with what it has, and a warning says so.
+    """
+
+    def __init__(self, folder: str | Path | None) -> None:
+        self._lock = threading.RLock()
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self.persistent = folder is not None
+        self._writable = True
+        if folder is not None:
+            try:
+                self._open(Path(folder))
+                return
+            except (OSError, sqlite3.Error) as error:
+                warnings.warn(
+                    f"no cache at {folder} ({error}); this run keeps its features to itself",
+                    stacklevel=2,
+                )
+        self.persistent = False
+        self._temporary = tempfile.TemporaryDirectory(prefix="scorekit-")
+        self._open(Path(self._temporary.name))
+
+    def get_many(self, keys: Iterable[bytes]) -> dict[bytes, Extracted]:
+        """Those of the keys that are there, sound ones only."""
+        wanted = list(dict.fromkeys(keys))
+        found: dict[bytes, Extracted] = {}
+        for start in range(0, len(wanted), _LOOKUP):
+            part = wanted[start : start + _LOOKUP]
+            marks = ",".join("?" * len(part))
+            query = (
+                "SELECT key, dtype, shape, info, checksum, data FROM features "
+                f"WHERE key IN ({marks})"
+            )
+            for row in self._read(query, part):
+                entry = _decode(*row)
+                if entry is not None:
+                    found[row[0]] = entry
+        return found
+
+    def put_many(
+        self, backbone: str, kind: str, entries: Iterable[tuple[bytes, Extracted]]
+    ) -> None:
+        """Store features of one backbone and kind, in one transaction."""
+        rows = [(key, *_encode(key, entry)) for key, entry in entries]
+        if not rows or not self._writable:
+            return
+        with self._lock, self._guard_writes():
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.execute(
+                    "INSERT OR IGNORE INTO sources (backbone, kind) VALUES (?, ?)", (backbone, kind)
+                )
+                (source,) = self._db.execute(
+                    "SELECT id FROM sources WHERE backbone = ? AND kind = ?", (backbone, kind)
+                ).fetchone()
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO features "
+                    "(key, source, dtype, shape, info, checksum, data) VALUES (?,?,?,?,?,?,?)",
+                    [(row[0], source, *row[1:]) for row in rows],
+                )
+
+    def get_note(self, key: str) -> Any:
+        """A JSON value stored under a name by `put_note`; None where there is none."""
+        for (text,) in self._read("SELECT value FROM notes WHERE key = ?", [key]):
+            return json.loads(text)
+        return None
+
+    def put_note(self, key: str, value: Any) -> None:
+        """Store a JSON value under a name."""
+        if not self._writable:
+            return
+        with self._lock, self._guard_writes(), self._db:
+            self._db.execute(
+                "INSERT OR REPLACE INTO notes VALUES (?, ?)", (key, json.dumps(value))
+            )
+
+    def info(self) -> CacheInfo:
+        """What the cache holds."""
+        query = (
+            "SELECT s.backbone, s.kind, count(*), sum(length(f.data)) "
+            "FROM features f JOIN sources s ON s.id = f.source "
+            "GROUP BY s.id ORDER BY s.backbone, s.kind"
+        )
+        rows = tuple(self._read(query, []))
+        files = self.path.parent.glob(FILE_NAME + "*")
+        size = sum(file.stat().st_size for file in files if "unreadable" not in file.name)
+        return CacheInfo(self.path, size, sum(row[2] for row in rows), rows)
+
+    def clear(self, backbone: str | None = None) -> int:
+        """Remove all features, or those of one backbone; the number removed."""
+        with self._lock:
+            with self._db:
+                if backbone is None:
+                    gone = self._db.execute("DELETE FROM features").rowcount
+                    self._db.execute("DELETE FROM notes")
+                else:
+                    gone = self._db.execute(
+                        "DELETE FROM features WHERE source IN "
+                        "(SELECT id FROM sources WHERE backbone = ?)",
+                        (backbone,),
+                    ).rowcount
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return int(gone)
+
+    def close(self) -> None:
+        """Close the file; a temporary one is removed."""
+        with self._lock:
+            self._db.close()
+            if self._temporary is not None:
+                self._temporary.cleanup()
+                self._temporary = None
+
+    def __enter__(self) -> FeatureCache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / FILE_NAME
+        try:
+            self._db = self._connect()
+        except sqlite3.OperationalError:
+            raise  # locked, read-only, no space: not the file's fault
+        except sqlite3.DatabaseError as error:
+            self._begin_anew(error)
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(
+            self.path, timeout=60, check_same_thread=False, isolation_level=None
+        )
+        try:
+            # Not every file system can hold the shared memory of write-ahead logging; the
+            # rollback journal is slower and as safe.
+            with contextlib.suppress(sqlite3.OperationalError):
+                db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version not in (0, FORMAT):
+                raise sqlite3.DatabaseError(f"written by another release (format {version})")
+            if version == 0:
+                db.executescript(_SCHEMA)
+                db.execute(f"PRAGMA user_version = {FORMAT}")
+            db.execute("SELECT key FROM features LIMIT 1").fetchone()
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _begin_anew(self, error: Exception) -> None:
+        """Move a file that can't be read aside, never delete it, and start an empty one."""
+        aside = self.path.with_name(f"{FILE_NAME}.unreadable-{time.time_ns()}")
+        with contextlib.suppress(FileNotFoundError):
+            self.path.rename(aside)
+        for suffix in ("-wal", "-shm"):
+            self.path.with_name(FILE_NAME + suffix).unlink(missing_ok=True)
+        warnings.warn(
+            f"the cache {self.path} can't be read ({error}); begun anew, the old file is "
+            f"{aside.name}",
+            stacklevel=2,
+        )
+        self._db = self._connect()
+
+    def _read(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        with self._lock:
+            try:
+                return self._db.execute(query, values).fetchall()
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError as error:
+                self._db.close()
+                self._begin_anew(error)
+                return []
+
+    @contextlib.contextmanager
+    def _guard_writes(self) -> Any:
+        """A cache that can't be written costs its features, not the run."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            self._writable = False
+            warnings.warn(
+                f"the cache {self.path} can't be written ({error}); the run goes on without it",
+                stacklevel=2,
+            )
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            self._begin_anew(error)
+
+
+class MemoryCache:
+    """The same for a process alone: the latest features, at most `limit` of them."""
+
+    def __init__(self, limit: int = 4096) -> None:
+        self._limit = limit
+        self._entries: dict[bytes, Extracted] = {}
+        self._notes: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def get_many(self, keys: Iterable[bytes]) -> dict[bytes, Extracted]:
+        """Those of the keys that are there."""
+        with self._lock:
+            return {key: self._entries[key] for key in keys if key in self._entries}
+
+    def put_many(
+        self, backbone: str, kind: str, entries: Iterable[tuple[bytes, Extracted]]
+    ) -> None:
+        """Keep features; the oldest go when there are too many."""
+        with self._lock:
+            self._entries.update(entries)
+            while len(self._entries) > self._limit:
+                del self._entries[next(iter(self._entries))]
+
+    def get_note(self, key: str) -> Any:
+        """A value stored under a name; None where there is none."""
+        return self._notes.get(key)
+
+    def put_note(self, key: str, value: Any) -> None:
+        """Keep a value under a name."""
+        self._notes[key] = value
+
+
+def _encode(key: bytes, entry: Extracted) -> tuple[str, str, str, int, bytes]:
+    array = np.ascontiguousarray(entry.array)
+    dtype, shape = array.dtype.str, json.dumps(array.shape)
+    info = json.dumps(dict(entry.info)) if entry.info else ""
+    data = array.tobytes()
+    return dtype, shape, info, _checksum(key, dtype, shape, info, data), data
+
+
+def _decode(
+    key: bytes, dtype: str, shape: str, info: str, checksum: int, data: bytes
+) -> Extracted | None:
+    if _checksum(key, dtype, shape, info, data) != checksum:
+        return None
+    array = np.frombuffer(data, dtype=np.dtype(dtype)).reshape(json.loads(shape))
+    return Extracted(array, json.loads(info) if info else {})
+
+
+def _checksum(key: bytes, dtype: str, shape: str, info: str, data: bytes) -> int:
+    head = b"\0".join([key, dtype.encode(), shape.encode(), info.encode()])
+    return zlib.crc32(data, zlib.crc32(head))

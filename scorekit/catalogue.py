@@ -1,0 +1,169 @@
+"""What there is: metrics with their cards, backbones with licence, size and text limit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from scorekit.backbones.files import on_disk
+from scorekit.registry import ALIASES, METRICS, all_metrics, load_metric
+from scorekit.types import UsageError
+
+_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors",
+            "model.safetensors", "model.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """A line of `scorekit metrics`."""
+
+    name: str
+    question: str
+    needs: str
+    range: str
+    higher_is_better: bool
+    backbone: str | None
+
+
+@dataclass(frozen=True)
+class BackboneRow:
+    """A line of `scorekit backbones`.
+
+    Attributes
+    ----------
+    megabytes : int or None
+        Of the weights in float32.
+    text_limit : int or None
+        Tokens, special ones included.
+    """
+
+    name: str
+    licence: str
+    megabytes: int | None
+    text_limit: int | None
+    on_disk: bool
+    remarks: str = ""
+
+
+# name, hub repository, licence as its page states it, MB in float32, text limit, remarks
+_KNOWN: tuple[tuple[str, str, str, int | None, int, str], ...] = (
+    ("open_clip:ViT-B-32/openai", "timm/vit_base_patch32_clip_224.openai", "MIT", 605, 77,
+     "default of clipscore, as in its paper"),
+    ("open_clip:ViT-B-16/openai", "timm/vit_base_patch16_clip_224.openai", "MIT", 598, 77, ""),
+    ("open_clip:ViT-L-14/openai", "timm/vit_large_patch14_clip_224.openai", "MIT", 1711, 77, ""),
+    ("open_clip:ViT-L-14-336/openai", "timm/vit_large_patch14_clip_336.openai", "MIT", 1712, 77,
+     "336 pixels"),
+    ("open_clip:ViT-B-32/laion2b_s34b_b79k", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "MIT", 605,
+     77, ""),
+    ("open_clip:ViT-L-14/laion2b_s32b_b82k", "laion/CLIP-ViT-L-14-laion2B-s32B-b82K", "MIT", 1711,
+     77, ""),
+    ("open_clip:ViT-L-14/datacomp_xl_s13b_b90k", "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",
+     "MIT", 1711, 77, ""),
+    ("open_clip:ViT-H-14/laion2b_s32b_b79k", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "MIT", 3944,
+     77, ""),
+    ("open_clip:ViT-bigG-14/laion2b_s39b_b160k", "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
+     "MIT", 10158, 77, ""),
+    ("hf:google/siglip-base-patch16-224", "google/siglip-base-patch16-224", "Apache-2.0", 813, 64,
+     "siglip_score"),
+    ("hf:google/siglip-so400m-patch14-384", "google/siglip-so400m-patch14-384", "Apache-2.0",
+     3512, 64, "siglip_score"),
+    ("hf:google/siglip2-base-patch16-224", "google/siglip2-base-patch16-224", "Apache-2.0", 1501,
+     64, "siglip_score, many languages"),
+    ("hf:openai/clip-vit-base-patch32", "openai/clip-vit-base-patch32", "MIT", 605, 77,
+     "the weights of open_clip:ViT-B-32/openai"),
+    ("hf:yuvalkirstain/PickScore_v1", "yuvalkirstain/PickScore_v1", "unverified", 3944, 77,
+     "pickscore"),
+    ("hf:kakaobrain/align-base", "kakaobrain/align-base", "unverified", 689, 64, "ALIGN"),
+    ("hf:OFA-Sys/chinese-clip-vit-base-patch16", "OFA-Sys/chinese-clip-vit-base-patch16",
+     "unverified", None, 512, "Chinese"),
+    ("hf:BAAI/AltCLIP", "BAAI/AltCLIP", "unverified", None, 77, "English and Chinese"),
+)
+
+
+def metric_rows() -> list[MetricRow]:
+    """The metrics, in the order of the registry; those of third parties last."""
+    rows = []
+    for name in [*METRICS, *(n for n in all_metrics() if n not in METRICS)]:
+        cls = load_metric(name)
+        metric = cls()
+        needs = dict.fromkeys(
+            need.field.replace("_", " ")
+            for need in metric.needs.values()
+            if need.kind not in ("constant", "value")
+        )
+        rows.append(
+            MetricRow(
+                name=name,
+                question=(cls.__doc__ or "").strip().split("\n")[0],
+                needs=", ".join(needs),
+                range=_range(cls.range),
+                higher_is_better=cls.higher_is_better,
+                backbone=getattr(metric, "backbone", None),
+            )
+        )
+    return rows
+
+
+def metric_card(name: str) -> str:
+    """A metric's card, as Markdown.
+
+    Raises
+    ------
+    UsageError
+        If there is no such metric, or it brings no card.
+    """
+    cls = load_metric(name)
+    module, _, _ = str(cls.__module__).rpartition(".")
+    card = files(module).joinpath(f"{name}.md")
+    if not card.is_file():
+        raise UsageError(f"{name} brings no card")
+    return card.read_text("utf-8")
+
+
+def backbone_rows(*, everything: bool = False) -> list[BackboneRow]:
+    """The backbones that are known by name; any other of their families works as well.
+
+    Parameters
+    ----------
+    everything : bool
+        Every architecture and tag of OpenCLIP as well, which takes loading it.
+    """
+    rows = [_alias_row(name) for name in ALIASES]
+    for name, repo, licence, megabytes, limit, remarks in _KNOWN:
+        there = on_disk(repo, _WEIGHTS)
+        rows.append(BackboneRow(name, licence, megabytes, limit, there, remarks))
+    if everything:
+        listed = {row.name for row in rows}
+        rows += [row for row in _open_clip_rows() if row.name not in listed]
+    return rows
+
+
+def _alias_row(name: str) -> BackboneRow:
+    place = ALIASES[name].partition("scorekit.data/")[2]
+    folder = Path(str(files("scorekit.data").joinpath(place)))
+    weights = folder / "model.safetensors"
+    size = math.ceil(weights.stat().st_size / 1e6) if weights.is_file() else None
+    return BackboneRow(
+        name, "Apache-2.0", size, 64, size is not None, "knows drawn scenes and nothing else"
+    )
+
+
+def _open_clip_rows() -> Iterator[BackboneRow]:
+    import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
+
+    for arch, tag in open_clip.list_pretrained():
+        place = get_pretrained_cfg(arch, tag).get("hf_hub", "")
+        repo = place.rpartition("/")[0]
+        config = open_clip.get_model_config(arch) or {}
+        limit = config.get("text_cfg", {}).get("context_length", 77)
+        there = bool(repo) and on_disk(repo, _WEIGHTS)
+        yield BackboneRow(f"open_clip:{arch}/{tag}", "see its page", None, limit, there, repo)
+
+
+def _range(bounds: tuple[float, float]) -> str:
+    low, high = ("-inf" if b == -math.inf else "inf" if b == math.inf else f"{b:g}" for b in bounds)
+    return f"{low} to {high}"

@@ -1,0 +1,331 @@
+"""The command line: parse, call, print. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scorekit.types import UsageError
+
+EXIT_FAILED_ROWS = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="scorekit",
+    help="How good are generated images? Exact, fast scores with signatures and intervals.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+cache_app = typer.Typer(help="Look at or empty the feature cache.", no_args_is_help=True)
+scenes_app = typer.Typer(help="Procedural scenes with known truth.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+app.add_typer(scenes_app, name="scenes")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option("--cache", metavar="DIR", help="Feature cache [default: user's cache folder]."),
+]
+
+
+def main() -> None:
+    """Run the command line; a mistake of use is one line and exit code 2."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+    except BrokenPipeError:  # `scorekit metrics | head`
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from scorekit import __version__
+
+        print(f"scorekit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def score(
+    path: Annotated[
+        Path, typer.Argument(help="Folder of images, table (CSV, TSV, JSONL, Parquet) or image.")
+    ],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-m",
+            "--metric",
+            metavar="METRIC[:key=value,...][@BACKBONE]",
+            help="Metric; repeatable. [default: clipscore]",
+        ),
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="Backbone of the metrics that name none (`scorekit backbones`)."),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Table with image,text (or item,text) columns."),
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="One prompt for all images.")] = None,
+    system: Annotated[str | None, typer.Option(help="System name for all images.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="Write the table: .parquet, .csv, .tsv."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16, for the model.")] = "fp32",
+    resize: Annotated[
+        str, typer.Option(help="exact (PIL) or fast (torch, within 2e-5 of the cosine).")
+    ] = "exact",
+    long_text: Annotated[
+        str, typer.Option(help="Texts over the model's limit: truncate, error or window.")
+    ] = "truncate",
+    batch_size: Annotated[
+        int | None, typer.Option(help="Inputs a forward pass; scores do not depend on it.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads that read images.")] = None,
+    cache: CacheDir = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Duplicates, gaps and ambiguities are fatal.")
+    ] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Load pickled weights, which can run code.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")
+    ] = False,
+    json_: Json = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")] = False,
+) -> None:
+    """Score images against their prompts.
+
+    Prompts come from --text, --prompts, a prompts.csv or metadata.csv in the folder, or x.txt
+    beside x.png. Exit code: 0 all rows scored, 1 some were not, 2 wrong use.
+    """
+    from scorekit import console
+    from scorekit.io import read_samples
+    from scorekit.run import RunOptions, score_samples
+    from scorekit.table import check_writable
+
+    if out is not None:
+        check_writable(out)
+    if no_cache and cache is not None:
+        raise UsageError("--cache and --no-cache exclude each other")
+    options = RunOptions(
+        device=device,
+        dtype=dtype,  # type: ignore[arg-type]
+        resize=resize,  # type: ignore[arg-type]
+        long_text=long_text,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
+        cache=False if no_cache else cache,
+        workers=workers,
+    )
+    listing = read_samples(path, prompts=prompts, text=text, system=system)
+    console.print_findings(listing.findings)
+    if strict and listing.findings:
+        raise UsageError(f"{len(listing.findings)} findings above, and --strict was asked for")
+    record: dict[str, Any] = {
+        "input": str(path),
+        "findings": [str(finding) for finding in listing.findings],
+    }
+    try:
+        with console.progress(len(listing.samples), quiet=quiet) as advance:
+            table = score_samples(
+                listing.samples,
+                metric or ["clipscore"],
+                backbone=backbone,
+                options=options,
+                progress=advance,
+                record=record,
+            )
+    except KeyboardInterrupt:
+        kept = "nothing was kept (--no-cache)" if no_cache else (
+            "what was computed is in the cache, and the same command goes on from there"
+        )
+        print(f"\ninterrupted: {kept}", file=sys.stderr)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if out is not None:
+        table.save(out)
+    if json_:
+        console.print_json(console.table_as_json(table, out))
+    else:
+        console.print_scores(table, out)
+    if not table.failures().empty:
+        raise typer.Exit(EXIT_FAILED_ROWS)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="A table that `scorekit score --out` wrote.")],
+    b: Annotated[Path | None, typer.Argument(help="Another one; or give --systems.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option("-m", "--metric", help="Metrics [default: all shared].")
+    ] = None,
+    systems: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y", help="Compare two systems of table A with each other."),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Compare two tables, or two systems of one, on the rows that both scored.
+
+    Difference b - a with a bootstrap interval and a paired permutation test, both by item.
+    Scores whose signatures differ are refused (exit code 2).
+    """
+    from scorekit import console
+    from scorekit.table import ScoreTable
+
+    left = ScoreTable.load(a)
+    if (b is None) == (systems is None):
+        raise UsageError("give a second table, or --systems X,Y of the first, not both")
+    if b is not None:
+        right = ScoreTable.load(b)
+        names = metric or [m for m in left.metrics if m in right.metrics]
+        if not names:
+            raise UsageError(
+                f"no metric in common: {a} has {', '.join(left.metrics)}, "
+                f"{b} has {', '.join(right.metrics)}"
+            )
+        results = {name: left.compare(right, name) for name in names}
+        labels = (str(a), str(b))
+    else:
+        x, comma, y = str(systems).partition(",")
+        if not comma:
+            raise UsageError("--systems takes two names, separated by a comma")
+        results = {
+            name: left.compare_systems(x.strip(), y.strip(), name)
+            for name in metric or left.metrics
+        }
+        labels = (x.strip(), y.strip())
+    if json_:
+        signatures = {name: str(left.signatures[name]) for name in results}
+        console.print_json(console.comparison_as_json(results, labels, signatures))
+    else:
+        console.print_comparison(results, labels, left)
+
+
+@app.command()
+def metrics(
+    name: Annotated[str | None, typer.Argument(help="Show this metric's card.")] = None,
+    json_: Json = False,
+) -> None:
+    """List the metrics, or show the card of one."""
+    from scorekit import catalogue, console
+
+    if name is not None:
+        console.print_card(catalogue.metric_card(name))
+    elif json_:
+        console.print_json([vars(row) for row in catalogue.metric_rows()])
+    else:
+        console.print_metrics(catalogue.metric_rows())
+
+
+@app.command()
+def backbones(
+    all_: Annotated[
+        bool, typer.Option("--all", help="Every architecture and tag of OpenCLIP as well.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """List backbones with licence, size, text limit and whether the weights are on disk."""
+    from scorekit import catalogue, console
+
+    rows = catalogue.backbone_rows(everything=all_)
+    if json_:
+        console.print_json([vars(row) for row in rows])
+    else:
+        console.print_backbones(rows)
+
+
+@cache_app.command("info")
+def cache_info(cache: CacheDir = None, json_: Json = False) -> None:
+    """Show where the cache is and what it holds."""
+    from scorekit import console
+    from scorekit.cache import FILE_NAME, FeatureCache, default_cache_dir
+
+    folder = cache or default_cache_dir()
+    if not (folder / FILE_NAME).exists():
+        raise UsageError(f"no cache at {folder}")
+    with FeatureCache(folder) as opened:
+        info = opened.info()
+    if json_:
+        console.print_json({**vars(info), "path": str(info.path)})
+    else:
+        console.print_cache(info)
+
+
+@cache_app.command("clear")
+def cache_clear(
+    cache: CacheDir = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Only this one's features, as `cache info` names it.")
+    ] = None,
+) -> None:
+    """Remove all features, or one backbone's."""
+    from scorekit.cache import FILE_NAME, FeatureCache, default_cache_dir
+
+    folder = cache or default_cache_dir()
+    if not (folder / FILE_NAME).exists():
+        raise UsageError(f"no cache at {folder}")
+    with FeatureCache(folder) as opened:
+        if backbone is not None:
+            known = {source[0] for source in opened.info().by_source}
+            if backbone not in known:
+                raise UsageError(f"no features of {backbone!r}; there are {', '.join(known)}")
+        gone = opened.clear(backbone)
+    print(f"removed {gone} features from {folder}")
+
+
+@scenes_app.command("make")
+def scenes_make(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write.")],
+    n: Annotated[int, typer.Option("--n", help="Prompts; each system draws every one.")] = 200,
+    systems: Annotated[
+        str, typer.Option(help="Which systems, by how often they break the prompt.")
+    ] = "faithful,sloppy,careless",
+    seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
+    size: Annotated[int, typer.Option(help="Side in pixels.")] = 224,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Empty DIR first.")] = False,
+) -> None:
+    """Draw scenes: images, prompts.csv, and the truth of each image in truth.jsonl."""
+    from scorekit.scenes.make import make
+
+    names = tuple(name.strip() for name in systems.split(",") if name.strip())
+    try:
+        make(folder, n, systems=names, seed=seed, size=size, overwrite=overwrite)
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from None
+    print(f"{n} prompts x {len(names)} systems in {folder}; score them with")
+    print(f"  scorekit score {folder} --backbone scenes-clip")
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

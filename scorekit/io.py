@@ -1,0 +1,517 @@
+"""Samples from folders and tables, with everything odd about them as findings."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from scorekit.folders import (
+    IMAGE_SUFFIXES,
+    Folder,
+    Layout,
+    clean,
+    relative_name,
+    same_name,
+    scan,
+    without_suffix,
+)
+from scorekit.listing import Finding, Findings, Listing, Row, finish
+from scorekit.prompts import TABLE_SUFFIXES, Table, read_table, require
+from scorekit.samples import samples_from
+from scorekit.types import PathLike, UsageError
+
+__all__ = ["Finding", "Listing", "read_samples", "samples_from"]
+
+_WITHOUT_TEXT = ("source_image", "source_text", "references", "reference_images")
+
+
+def read_samples(
+    path: PathLike,
+    *,
+    prompts: PathLike | None = None,
+    text: str | None = None,
+    system: str | None = None,
+) -> Listing:
+    """List the samples of a folder of images, a table, or one image.
+
+    Prompts of a folder come from the first of: `text`, `prompts`, a ``prompts.csv`` (``.tsv``,
+    ``.jsonl``, ``.parquet``) in the folder, Hugging Face ``metadata.csv`` (``.jsonl``,
+    ``.parquet``) in it or its sub-folders, text files beside the images. Only one source is
+    used; a finding says where the folder holds several.
+
+    A table with an ``image`` column has a row an image; in a folder, its paths are relative to
+    the folder. A prompts table with ``item`` and no ``image`` is joined by item: the image
+    ``<system>/<item>.png``, or where there is no such item ``<system>/<item>_0.png`` or
+    ``<system>/<item>/0.png``.
+
+    Where no column says it, the system is the first folder below `path` (of a table: below
+    the table's folder), and for images in no sub-folder the name of the folder itself. The
+    item is then the rest of the image's path without suffix; where the system is given and is
+    not the first folder, the whole path without suffix.
+
+    Parameters
+    ----------
+    path : path
+        A folder (searched recursively), a table (.csv, .tsv, .jsonl, .parquet), or an image.
+    prompts : path, optional
+        The prompts of a folder.
+    text : str, optional
+        One prompt for all images.
+    system : str, optional
+        One system for all images; sub-folders are then part of the item.
+
+    Returns
+    -------
+    Listing
+
+    Raises
+    ------
+    UsageError
+        If there is nothing to score, or a table can't be read.
+    """
+    root = os.fspath(path)
+    if text is not None and prompts is not None:
+        raise UsageError("give one text for all (--text) or a prompts file (--prompts), not both")
+    if os.path.isdir(root):
+        return _from_folder(root, prompts, text, system)
+    if not os.path.lexists(root):
+        raise UsageError(f"{root} does not exist{_similar(root)}")
+    suffix = os.path.splitext(root)[1].lower()
+    if suffix in TABLE_SUFFIXES:
+        if prompts is not None:
+            raise UsageError(f"--prompts goes with a folder of images, and {root} is a table")
+        return _from_table(root, text, system)
+    if suffix in IMAGE_SUFFIXES:
+        if prompts is not None:
+            raise UsageError(f"--prompts goes with a folder of images, and {root} is one image")
+        return _from_file(root, text, system)
+    raise UsageError(
+        f"{root} is neither a folder nor a table ({', '.join(TABLE_SUFFIXES)}) nor an image"
+        f" ({', '.join(IMAGE_SUFFIXES)})"
+    )
+
+
+def _similar(path: str) -> str:
+    folder, name = os.path.split(os.path.normpath(path))
+    try:
+        near = difflib.get_close_matches(name, os.listdir(folder or "."), n=1)
+    except (OSError, ValueError):
+        return ""
+    return f"; did you mean {clean(os.path.join(folder, near[0]))}?" if near else ""
+
+
+# One image, one table
+
+
+def _from_file(path: str, text: str | None, system: str | None) -> Listing:
+    found = Findings()
+    folder, name = os.path.split(path)
+    sidecar = os.path.splitext(path)[0] + ".txt"
+    if text is None and os.path.isfile(sidecar):
+        text = _sidecar_texts({name: sidecar}, found)[name]
+    layout = Layout.of(folder, system)
+    _, item = layout.place(name)
+    return finish([Row(name, item, layout.own, text, path)], found, source=path)
+
+
+def _from_table(path: str, text: str | None, system: str | None) -> Listing:
+    table = read_table(path)
+    require(table, "image")
+    found = Findings()
+    base = os.path.dirname(path)
+    has_text = _check_text_column(table, text)
+    rows = _rows_by_image(table, base, Layout.of(base, system), system, found)
+    if text is not None:
+        for row in rows:
+            row.text = text
+    return finish(rows, found, source=path, texts_expected=has_text)
+
+
+def _check_text_column(table: Table, text: str | None = None) -> bool:
+    """Whether rows should have texts; they need none where they have something else."""
+    if text is not None:
+        if "text" in table:
+            raise UsageError(f"{table.path} has its own texts; leave out --text")
+        return True
+    require(table, "text", *_WITHOUT_TEXT)
+    return "text" in table
+
+
+def _rows_by_image(
+    table: Table,
+    base: str,
+    layout: Layout,
+    system: str | None,
+    found: Findings,
+    folder: Folder | None = None,
+) -> list[Row]:
+    """Rows of a table that names images; those of a folder need no question to the disk."""
+    _check_system_column(table, system)
+    images = table.images("image", base)
+    items, systems, texts = (table.strings(name) for name in ("item", "system", "text"))
+    indices = table.integers("index")
+    more = _more_columns(table, base)
+    known = {same_name(name): name for name in folder.images} if folder else {}
+    rows, missing = [], []
+    for i, image in enumerate(images):
+        if isinstance(image, str):
+            name = relative_name(image, base)
+            on_disk = known.get(same_name(name))
+            if folder and on_disk is not None:
+                name, image = on_disk, folder.path(on_disk)
+            elif not os.path.exists(image):
+                missing.append(name)
+            own_system, own_item = layout.place(name)
+        else:
+            name, own_system, own_item = table.places[i], layout.own, str(i)
+            if image is None:
+                missing.append(name)
+        given = systems[i]
+        if given is not None and given != own_system and isinstance(image, str):
+            own_item = layout.item(name, given)
+        rows.append(
+            Row(
+                name,
+                own_item if items[i] is None else str(items[i]),
+                own_system if given is None else given,
+                texts[i],
+                image,
+                indices[i],
+                {key: column[i] for key, column in more.items()},
+            )
+        )
+    where = f"{base or '.'}"
+    found.report(
+        "missing_image",
+        f"1 row of {table.path} has no image in {where}",
+        f"{{n}} rows of {table.path} have no image in {where}",
+        missing,
+    )
+    return rows
+
+
+def _check_system_column(table: Table, system: str | None) -> None:
+    if system is not None and "system" in table:
+        raise UsageError(f"{table.path} has a column system; leave out --system")
+
+
+def _more_columns(table: Table, base: str) -> dict[str, list[Any]]:
+    """The columns besides the key, by the fields of `Sample`; only those that the table has."""
+    readers: dict[str, Callable[[], list[Any]]] = {
+        "source_image": lambda: table.images("source_image", base),
+        "source_text": lambda: table.strings("source_text"),
+        "references": table.references,
+        "reference_images": lambda: table.image_lists("reference_images", base),
+        "mask": lambda: table.images("mask", base),
+    }
+    columns = {name: read() for name, read in readers.items() if name in table}
+    return {**columns, "meta": table.meta()}
+
+
+# Folders
+
+
+def _from_folder(
+    root: str, prompts: PathLike | None, text: str | None, system: str | None
+) -> Listing:
+    folder = scan(root)
+    found = Findings()
+    layout = Layout.of(root, system)
+    sidecars = folder.sidecars()
+    has_text, hint, source = True, "", root
+    unused = len(folder.texts)
+    if text is None and prompts is None and not (folder.prompts or folder.metadata):
+        hint = "" if sidecars else " (there is no prompts file and no text file beside an image)"
+        texts = _sidecar_texts({k: folder.path(v) for k, v in sidecars.items()}, found)
+        rows = [_row_of(folder, layout, name, texts.get(name)) for name in folder.images]
+        unused -= len(sidecars)
+        _report_mixed(layout, folder, found)
+    elif text is not None:
+        rows = [_row_of(folder, layout, name, text) for name in folder.images]
+        _report_mixed(layout, folder, found)
+    elif prompts is not None or folder.prompts:
+        if prompts is None:
+            _report_several(folder, sidecars, found)
+        file = folder.path(folder.prompts[0]) if prompts is None else os.fspath(prompts)
+        table = read_table(file) if os.path.lexists(file) else _no_prompts(file)
+        has_text = _check_text_column(table)
+        rows = _rows_in_folder(table, folder, layout, system, found)
+        source = f"{root}, prompts from {file}"
+    else:
+        _report_several(folder, sidecars, found)
+        rows = _rows_of_metadata(folder, layout, system, found)
+        source = f"{root}, prompts from {folder.path(folder.metadata[0])}"
+    if text is None and prompts is None and sidecars and (folder.prompts or folder.metadata):
+        _compare_sidecars(folder, sidecars, rows, found)
+    _report_folder(folder, found)
+    if not rows:
+        others = folder.ignored + len(folder.texts) + len(folder.prompts) + len(folder.metadata)
+        raise UsageError(
+            f"no images in {root} and its sub-folders (looked for {', '.join(IMAGE_SUFFIXES)};"
+            f" {others + len(folder.unsupported)} other files)"
+        )
+    return finish(
+        rows,
+        found,
+        source=source,
+        ignored=folder.ignored + unused,
+        texts_expected=has_text,
+        hint=hint,
+    )
+
+
+def _no_prompts(file: str) -> Table:
+    raise UsageError(f"the prompts file {file} does not exist{_similar(file)}")
+
+
+def _row_of(
+    folder: Folder, layout: Layout, name: str, text: str | None, item: str | None = None
+) -> Row:
+    system, own_item = layout.place(name)
+    return Row(name, own_item if item is None else item, system, text, folder.path(name))
+
+
+def _rows_in_folder(
+    table: Table, folder: Folder, layout: Layout, system: str | None, found: Findings
+) -> list[Row]:
+    if "image" not in table:
+        require(table, "image", "item")
+        return _rows_by_item(table, folder, layout, system, found)
+    rows = _rows_by_image(table, folder.root, layout, system, found, folder)
+    named = {row.name for row in rows}
+    rest = [name for name in folder.images if name not in named]
+    if "system" not in table:
+        _report_mixed(layout, folder, found)
+    return rows + [_row_of(folder, layout, name, None) for name in rest]
+
+
+def _rows_of_metadata(
+    folder: Folder, layout: Layout, system: str | None, found: Findings
+) -> list[Row]:
+    """Rows of Hugging Face metadata files: of several that name an image, the nearest counts."""
+    by_name: dict[str, list[Row]] = {}
+    read: set[str] = set()
+    for file in sorted(folder.metadata, key=lambda name: name.count("/")):
+        below = os.path.dirname(file)
+        if below in read:
+            continue
+        read.add(below)
+        table = read_table(folder.path(file))
+        require(table, "image")
+        _check_text_column(table)
+        rows: dict[str, list[Row]] = {}
+        base = folder.path(below) if below else folder.root
+        for row in _rows_by_image(table, base, layout, system, found):
+            if isinstance(row.image, str):
+                name = relative_name(row.image, folder.root)
+                # Placed by the whole folder's layout, not by the metadata file's folder.
+                own_system, own_item = layout.place(name)
+                row.system = row.system if "system" in table else own_system
+                if "item" not in table:
+                    row.item = own_item if row.system == own_system else without_suffix(name)
+                row.name = name
+            rows.setdefault(row.name if isinstance(row.image, str) else file, []).append(row)
+        by_name.update(rows)
+    rest = [name for name in folder.images if name not in by_name]
+    _report_mixed(layout, folder, found)
+    return [row for rows in by_name.values() for row in rows] + [
+        _row_of(folder, layout, name, None) for name in rest
+    ]
+
+
+_NUMBERED = re.compile(r"(.+)[_/]([0-9]{1,9})", re.DOTALL)
+
+
+def _rows_by_item(
+    table: Table, folder: Folder, layout: Layout, system: str | None, found: Findings
+) -> list[Row]:
+    """Join the images of a folder with prompts by item."""
+    _check_system_column(table, system)
+    keyed, texts = _prompts_by_item(table, found)
+    more = _more_columns(table, folder.root)
+
+    def match(layout: Layout) -> list[tuple[str, str, str, int | None, int | None]]:
+        matched = []
+        for name in folder.images:
+            own, stem = layout.place(name)
+            scope = same_name(own) if "system" in table else None
+            row, item, index = keyed.get((scope, same_name(stem))), stem, None
+            numbered = _NUMBERED.fullmatch(stem) if row is None else None
+            if numbered:
+                row = keyed.get((scope, same_name(numbered[1])))
+                if row is not None:
+                    item, index = numbered[1], int(numbered[2])
+            matched.append((name, own, item, index, row))
+        return matched
+
+    matched = match(layout)
+    if not layout.flat and all(row is None for *_, row in matched):
+        # One system in folders by item: <item>/0.png.
+        flat = match(Layout(layout.own, flat=True))
+        if any(row is not None for *_, row in flat):
+            layout, matched = Layout(layout.own, flat=True), flat
+    _report_mixed(layout, folder, found)
+    items = table.strings("item")
+    rows = []
+    for name, own, item, index, at in matched:
+        if at is None:
+            rows.append(Row(name, item, own, None, folder.path(name)))
+        else:
+            extra = {key: column[at] for key, column in more.items()}
+            known = str(items[at])
+            rows.append(Row(name, known, own, texts[at], folder.path(name), index, extra))
+    _report_coverage(keyed, items, matched, found, by_system="system" in table)
+    return rows
+
+
+def _prompts_by_item(
+    table: Table, found: Findings
+) -> tuple[dict[tuple[str | None, str], int], list[str | None]]:
+    """Row of each (system, item), the system None where the table has none; and all texts."""
+    items, systems, texts = (table.strings(name) for name in ("item", "system", "text"))
+    keyed: dict[tuple[str | None, str], int] = {}
+    conflicts: dict[str, None] = {}
+    for row, item in enumerate(items):
+        if item is None:
+            raise table.error(row, "item is empty")
+        system = systems[row]
+        key = (None if system is None else same_name(system), same_name(item))
+        first = keyed.setdefault(key, row)
+        if texts[first] != texts[row]:
+            conflicts[item] = None
+    found.report(
+        "conflicting_prompts",
+        f"1 item has different texts in {table.path}, the first is used",
+        f"{{n}} items have different texts in {table.path}, the first is used",
+        conflicts,
+    )
+    return keyed, texts
+
+
+def _report_coverage(
+    keyed: Mapping[tuple[str | None, str], int],
+    items: Sequence[str | None],
+    matched: Sequence[tuple[str, str, str, int | None, int | None]],
+    found: Findings,
+    by_system: bool,
+) -> None:
+    used: dict[int, set[str]] = {}
+    for _, system, _, _, row in matched:
+        if row is not None:
+            used.setdefault(row, set()).add(system)
+    found.report(
+        "unused_prompt",
+        "1 prompt has no image",
+        "{n} prompts have no image",
+        [str(items[row]) for row in keyed.values() if row not in used],
+    )
+    systems = {system for names in used.values() for system in names}
+    if by_system:
+        return
+    found.report(
+        "incomplete_item",
+        "1 item lacks an image of some systems",
+        "{n} items lack an image of some systems",
+        [
+            f"{items[row]} (no {', '.join(sorted(systems - names))})"
+            for row, names in sorted(used.items())
+            if names != systems
+        ],
+    )
+
+
+# Sidecars and findings about folders
+
+
+def _sidecar_texts(paths: Mapping[str, str], found: Findings) -> dict[str, str | None]:
+    """Text beside each image; None, and a finding, where it can't be read."""
+    texts: dict[str, str | None] = {}
+    bad = []
+    for name, path in paths.items():
+        try:
+            with open(path, encoding="utf-8-sig") as file:
+                texts[name] = file.read().strip()
+        except (OSError, ValueError):
+            texts[name] = None
+            bad.append(os.path.splitext(name)[0] + ".txt")
+    found.report(
+        "unreadable_sidecar",
+        "1 text file can't be read as UTF-8",
+        "{n} text files can't be read as UTF-8",
+        bad,
+    )
+    return texts
+
+
+def _compare_sidecars(
+    folder: Folder, sidecars: Mapping[str, str], rows: Sequence[Row], found: Findings
+) -> None:
+    texts = _sidecar_texts({k: folder.path(v) for k, v in sidecars.items()}, found)
+    found.report(
+        "sidecar_disagrees",
+        "1 text file beside an image says something else than the prompts file",
+        "{n} text files beside images say something else than the prompts file",
+        [
+            sidecars[row.name]
+            for row in rows
+            if row.name in sidecars and texts[row.name] != (row.text or "").strip()
+        ],
+    )
+
+
+def _report_several(folder: Folder, sidecars: Mapping[str, str], found: Findings) -> None:
+    sources = list(folder.prompts)
+    if not sources:
+        # Metadata in different folders belong together, not those in one.
+        folders = [os.path.dirname(name) for name in folder.metadata]
+        sources = [
+            name
+            for name, below in zip(folder.metadata, folders, strict=True)
+            if folders.count(below) > 1
+        ] or folder.metadata[:1]
+    else:
+        sources += folder.metadata
+    if sidecars:
+        sources.append(f"{len(sidecars)} text files beside images")
+    if len(sources) > 1:
+        found.report(
+            "several_prompt_sources",
+            "",
+            f"the folder has {{n}} sources of prompts, only {sources[0]} is used",
+            sources,
+        )
+
+
+def _report_mixed(layout: Layout, folder: Folder, found: Findings) -> None:
+    top = [name for name in folder.images if "/" not in name]
+    if not layout.flat and 0 < len(top) < len(folder.images):
+        found.report(
+            "mixed_layout",
+            f"1 image lies beside the folders of systems, as system {layout.own}",
+            f"{{n}} images lie beside the folders of systems, as system {layout.own}",
+            top,
+        )
+
+
+def _report_folder(folder: Folder, found: Findings) -> None:
+    found.report(
+        "unsupported_format",
+        "1 image has a format that is not read",
+        "{n} images have a format that is not read",
+        folder.unsupported,
+    )
+    found.report(
+        "unreadable_folder",
+        "1 folder can't be read",
+        "{n} folders can't be read",
+        folder.unreadable,
+    )
+    found.report(
+        "linked_folder",
+        "1 link leads to a folder that was read already",
+        "{n} links lead to folders that were read already",
+        folder.linked,
+    )

@@ -1,0 +1,399 @@
+"""The one orchestrator: samples and metrics in, a ScoreTable out."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scorekit.backbones.handle import BackboneInfo
+from scorekit.backbones.spec import BackboneOptions
+from scorekit.cache import Extracted, FeatureCache, default_cache_dir
+from scorekit.choose import parse_metrics
+from scorekit.features import IMAGE_FIELDS, SEVERAL, TEXT_FIELDS, Cache, Chunk, FeatureRun
+from scorekit.metric import BaseMetric
+from scorekit.record import run_record
+from scorekit.table import MetricInfo, ScoreTable
+from scorekit.types import Feature, InputError, Sample, Scores, Signature, UsageError
+
+STATUS_OK = "ok"
+
+
+@dataclass(frozen=True)
+class RunOptions(BackboneOptions):
+    """How a run is done; what it inherits concerns the backbones.
+
+    Attributes
+    ----------
+    cache : path, None or False
+        Folder of the feature cache; None takes the user's cache folder, False keeps the
+        features of this run in a temporary file.
+    workers : int or None
+        Threads that read and decode images.
+    """
+
+    cache: str | Path | bool | None = None
+    workers: int | None = None
+
+    def backbone_options(self) -> BackboneOptions:
+        """The part that concerns backbones."""
+        own = {f for f in BackboneOptions.__dataclass_fields__}
+        return BackboneOptions(**{k: v for k, v in vars(self).items() if k in own})
+
+    def open_cache(self) -> FeatureCache:
+        """The feature cache that these options name."""
+        if self.cache is False:
+            return FeatureCache(None)
+        given = None if self.cache is True else self.cache
+        return FeatureCache(default_cache_dir() if given is None else Path(given))
+
+
+@dataclass
+class Column:
+    """One metric's, or component's, results while a run goes on."""
+
+    info: MetricInfo
+    value: np.ndarray[Any, Any]
+    status: list[str]
+    note: dict[int, str] = field(default_factory=dict)
+
+
+def score_samples(
+    samples: Sequence[Sample],
+    metrics: Sequence[str | BaseMetric] | str | BaseMetric = ("clipscore",),
+    *,
+    backbone: str | None = None,
+    options: RunOptions | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    record: Mapping[str, Any] | None = None,
+) -> ScoreTable:
+    """Score samples by metrics, each feature computed once.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+    metrics : metrics, or their texts as on the command line
+    backbone : str, optional
+        For the metrics that name none.
+    options : RunOptions, optional
+    progress : callable, optional
+        Called with (samples done, samples in all).
+    record : mapping, optional
+        Further entries of the run record.
+
+    Returns
+    -------
+    ScoreTable
+        Every sample has a row for every metric, whatever became of it.
+
+    Raises
+    ------
+    UsageError
+        If the run can't be done at all: no samples, unknown metric, no such checkpoint.
+    """
+    if not samples:
+        raise UsageError("there is nothing to score")
+    options = options or RunOptions()
+    chosen = parse_metrics(metrics, backbone)
+    started = time.time()
+    with options.open_cache() as cache:
+        scoring = Scoring(samples, chosen, options, cache, progress)
+        scoring.run()
+        table = scoring.table()
+    counts = {
+        "samples": len(samples),
+        "features_computed": scoring.features.counts.computed,
+        "features_from_cache": scoring.features.counts.cached,
+        "status": table.frame.groupby(["metric", "status"]).size().unstack(fill_value=0)
+        .to_dict("index"),
+    }
+    arguments = {"metrics": list(chosen), "backbone": backbone, **asdict(options)}
+    full = run_record(arguments, counts, started, scoring.device())
+    return ScoreTable(table.frame, table.metrics, {**full, **(record or {})})
+
+
+class Scoring:
+    """The state of one run."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        metrics: Mapping[str, BaseMetric],
+        options: RunOptions,
+        cache: Cache,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.samples = samples
+        self.metrics = metrics
+        self.options = options
+        total = len(samples)
+        self.features = FeatureRun(
+            (feature for metric in metrics.values() for feature in metric.needs.values()),
+            options.backbone_options(),
+            cache,
+            workers=options.workers,
+            on_progress=None if progress is None else lambda done: progress(done, total),
+        )
+        self._check_constants()
+        self.columns: dict[str, Column] = {}
+        self._kept: dict[Feature, dict[int, Any]] = {}
+        self._kept_errors: dict[str, dict[int, InputError]] = {}
+        self._cut: dict[str, set[int]] = {name: set() for name in metrics}
+        self._facts: dict[str, Mapping[str, str]] = {}
+        self._off_domain: set[int] = set()
+
+    def run(self) -> None:
+        """Go through the samples once; score metrics over the whole set at the end."""
+        by_set = {n: m for n, m in self.metrics.items() if m.scope == "set"}
+        for chunk in self.features.chunks(self.samples):
+            for name, metric in self.metrics.items():
+                self._note_texts(name, metric, chunk)
+                if name in by_set:
+                    self._keep(name, metric, chunk)
+                else:
+                    good, errors = _split(metric, chunk)
+                    self._score(name, metric, chunk.start, chunk.samples, chunk.features,
+                                good, errors)
+        for name, metric in by_set.items():
+            errors = self._kept_errors.get(name, {})
+            good = [i for i in range(len(self.samples)) if i not in errors]
+            self._score(name, metric, 0, self.samples, self._kept, good, errors)
+        self._warn_off_domain()
+
+    def table(self) -> ScoreTable:
+        """The rows so far, as a table."""
+        import pandas as pd
+
+        samples = self.samples
+        extra = list(dict.fromkeys(key for s in samples for key in s.meta))
+        base: dict[str, Any] = {
+            "system": [s.system for s in samples],
+            "item": [s.item for s in samples],
+            "index": [s.index for s in samples],
+            "image": [describe_image(s.image) for s in samples],
+            "text": [s.text for s in samples],
+        }
+        frames = [
+            pd.DataFrame(
+                {
+                    **base,
+                    "metric": name,
+                    "value": column.value,
+                    "status": column.status,
+                    "note": [column.note.get(i, "") for i in range(len(samples))],
+                    **{key: [s.meta.get(key) for s in samples] for key in extra},
+                }
+            )
+            for name, column in self.columns.items()
+        ]
+        frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+        infos = {
+            name: MetricInfo(
+                self._signature(name), c.info.higher_is_better, c.info.headline, c.info.aggregate
+            )
+            for name, c in self.columns.items()
+        }
+        return ScoreTable(frame, infos)
+
+    def device(self) -> str:
+        """The device that computed features, or what stood in for it."""
+        devices = {str(h.model().device) for h in self.features.handles.values() if h.loaded}
+        return ", ".join(sorted(devices)) or "none (all features from the cache)"
+
+    def _score(
+        self,
+        name: str,
+        metric: BaseMetric,
+        start: int,
+        samples: Sequence[Sample],
+        features: Mapping[Feature, Any],
+        good: Sequence[int],
+        errors: Mapping[int, InputError],
+    ) -> None:
+        """Score some rows; `good` and `errors` count from `start`."""
+        column = self._column(name, metric)
+        for i, error in errors.items():
+            column.status[start + i] = error.status
+            column.note[start + i] = error.note
+        if not good:
+            return
+        stacked = {
+            key: self._stack(need, samples, features, good)
+            for key, need in metric.needs.items()
+        }
+        result = metric.score(stacked)
+        if not isinstance(result, Scores):
+            result = Scores(np.asarray(result))
+        if len(result.value) != len(good):
+            raise RuntimeError(f"{name} gave {len(result.value)} scores for {len(good)} rows")
+        self._facts[name] = result.facts
+        self._fill(column, start, good, result.value, result)
+        for part, values in result.components.items():
+            aggregate = metric.aggregates.get(part, "mean")
+            part_column = self._column(f"{name}.{part}", metric, aggregate=aggregate)
+            for i, error in errors.items():
+                part_column.status[start + i] = error.status
+                part_column.note[start + i] = error.note
+            self._fill(part_column, start, good, values, Scores(values, undefined=result.undefined))
+
+    def _fill(
+        self, column: Column, start: int, good: Sequence[int], values: Any, result: Scores
+    ) -> None:
+        for position, (i, value) in enumerate(zip(good, np.asarray(values), strict=True)):
+            row = start + i
+            if position in result.undefined:
+                column.status[row] = "undefined"
+                column.note[row] = result.undefined[position]
+            elif not np.isfinite(value):
+                column.status[row] = "undefined"
+                column.note[row] = f"the formula gave {value}"
+            else:
+                column.value[row] = value
+                column.status[row] = STATUS_OK
+                note = result.notes.get(position, "")
+                if row in column.note or note:
+                    column.note[row] = "; ".join(filter(None, [column.note.get(row, ""), note]))
+
+    def _stack(
+        self,
+        need: Feature,
+        samples: Sequence[Sample],
+        features: Mapping[Feature, Any],
+        good: Sequence[int],
+    ) -> Any:
+        """A feature of the good rows in the form that `BaseMetric.score` reads."""
+        if need.kind == "value":
+            return [getattr(samples[i], need.field) for i in good]
+        if need.kind == "constant":
+            return self.features.infos[str(need.backbone)].constants[need.field]
+        rows = features[need]
+        if need.field in SEVERAL:
+            return [np.stack([e.array for e in rows[i]]) if rows[i] else None for i in good]
+        return np.stack([rows[i].array for i in good])
+
+    def _keep(self, name: str, metric: BaseMetric, chunk: Chunk) -> None:
+        """Keep a chunk's features for a metric that scores the whole set."""
+        _, errors = _split(metric, chunk)
+        kept_errors = self._kept_errors.setdefault(name, {})
+        kept_errors.update({chunk.start + i: error for i, error in errors.items()})
+        for need in metric.needs.values():
+            if need in chunk.features:
+                kept = self._kept.setdefault(need, {})
+                kept.update(enumerate(chunk.features[need], chunk.start))
+
+    def _column(self, name: str, metric: BaseMetric, aggregate: str = "mean") -> Column:
+        if name not in self.columns:
+            info = MetricInfo(
+                Signature(name, ()), metric.higher_is_better, name in self.metrics, aggregate
+            )
+            n = len(self.samples)
+            self.columns[name] = Column(info, np.full(n, np.nan), ["failed"] * n)
+        return self.columns[name]
+
+    def _note_texts(self, name: str, metric: BaseMetric, chunk: Chunk) -> None:
+        """Say on the rows which texts were cut, and which images are out of the domain."""
+        column = self._column(name, metric)
+        for need in metric.needs.values():
+            for i, result in enumerate(chunk.features.get(need, ())):
+                for entry in result if isinstance(result, list) else [result]:
+                    if not isinstance(entry, Extracted) or not entry.info:
+                        continue
+                    row = chunk.start + i
+                    if "tokens" in entry.info:
+                        self._cut[name].add(row)
+                        column.note[row] = _cut_note(entry.info)
+                    if "off_domain" in entry.info:
+                        self._off_domain.add(row)
+
+    def _warn_off_domain(self) -> None:
+        if self._off_domain:
+            warnings.warn(
+                f"scenes-clip knows scorekit's drawn scenes and nothing else; "
+                f"{len(self._off_domain)} of {len(self.samples)} images are no scenes, and "
+                "their scores mean nothing",
+                stacklevel=2,
+            )
+
+    def _check_constants(self) -> None:
+        for name, metric in self.metrics.items():
+            for need in metric.needs.values():
+                if need.kind == "constant":
+                    info = self.features.infos[str(need.backbone)]
+                    if need.field not in info.constants:
+                        raise UsageError(
+                            f"{name} needs a backbone with a {need.field}, and "
+                            f"{need.backbone} has none"
+                        )
+
+    def _signature(self, label: str) -> Signature:
+        """The recipe of a column; a component has its metric's."""
+        name = label if label in self.metrics else label.rpartition(".")[0]
+        metric = self.metrics[name]
+        part = label.removeprefix(name)
+        pairs: list[tuple[str, str]] = []
+        needs = [need for need in metric.needs.values() if need.backbone is not None]
+        for bb in dict.fromkeys(str(need.backbone) for need in needs):
+            info = self.features.infos[bb]
+            pairs += [("bb", self.features.handles[bb].spec.label), ("w", info.identity)]
+        pairs += [(key, _text_of(value)) for key, value in metric.params().items()]
+        if any(need.field in IMAGE_FIELDS for need in needs):
+            resize = {"exact": "pil", "fast": "torch-uint8"}[self.options.resize]
+            pairs.append(("resize", resize))
+        if any(need.field in TEXT_FIELDS for need in needs):
+            pairs.append(self._long_text(name, needs, self.features.infos))
+        if needs:
+            pairs.append(("dtype", self.options.dtype))
+        pairs += list(self._facts.get(name, {}).items())
+        pairs.append(("v", str(metric.version)))
+        return Signature(metric.name + part, tuple(pairs))
+
+    def _long_text(
+        self, name: str, needs: Sequence[Feature], infos: Mapping[str, BackboneInfo]
+    ) -> tuple[str, str]:
+        bb = next(str(need.backbone) for need in needs if need.field in TEXT_FIELDS)
+        word = {"truncate": "trunc", "window": "window", "error": "limit"}[self.options.long_text]
+        return word, f"{infos[bb].text_limit}(n={len(self._cut[name])})"
+
+
+def describe_image(image: Any) -> str:
+    """What the table says of an image: its path, or its kind and size."""
+    if isinstance(image, str | Path):
+        return str(image)
+    if image is None:
+        return ""
+    if isinstance(image, bytes):
+        return f"<{len(image)} bytes>"
+    shape = getattr(image, "shape", None) or getattr(image, "size", "")
+    return f"<{type(image).__name__} {'x'.join(map(str, shape))}>"
+
+
+def _split(
+    metric: BaseMetric, chunk: Chunk
+) -> tuple[list[int], dict[int, InputError]]:
+    """Rows of a chunk that have all the metric needs, and what is wrong with the others."""
+    errors: dict[int, InputError] = {}
+    for need in metric.needs.values():
+        for i, result in enumerate(chunk.features.get(need, ())):
+            if isinstance(result, InputError):
+                errors.setdefault(i, result)
+    return [i for i in range(len(chunk.samples)) if i not in errors], errors
+
+
+def _cut_note(info: Mapping[str, Any]) -> str:
+    if "windows" in info:
+        return f"text of {info['tokens']} tokens read in {info['windows']} windows"
+    return f"text cut from {info['tokens']} to {info['limit']} tokens"
+
+
+def _text_of(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+__all__ = ["RunOptions", "score_samples"]

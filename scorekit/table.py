@@ -1,0 +1,338 @@
+"""ScoreTable: tidy rows with their signatures and the record of the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scorekit.stats import Estimate, PairedComparison, compare_paired, summarize
+from scorekit.types import Signature, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("system", "item", "index", "image", "text", "metric", "value", "status", "note")
+KEY = ["system", "item", "index"]
+FORMAT = 1
+_METADATA = b"scorekit"
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What a reader of a table needs to know of one of its metrics.
+
+    Attributes
+    ----------
+    signature : Signature
+    higher_is_better : bool
+    headline : bool
+        False for a component, such as ``retrieval.rank``.
+    aggregate : str
+        How it is summed up: ``mean`` or ``median``.
+    """
+
+    signature: Signature
+    higher_is_better: bool
+    headline: bool = True
+    aggregate: str = "mean"
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of a run.
+
+    Attributes
+    ----------
+    frame : pandas.DataFrame
+        One row for each image and metric: system, item, index, image, text, metric, value
+        (float64, null where `status` is not ``ok``), status, note, and the columns of the
+        prompts file that scorekit has no use for.
+    metrics : mapping of str to MetricInfo
+        By the name in the column `metric`.
+    run : mapping
+        Arguments, versions, device, counts, times: JSON values.
+    """
+
+    frame: pd.DataFrame
+    metrics: Mapping[str, MetricInfo]
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def signatures(self) -> dict[str, Signature]:
+        """Signatures by metric."""
+        return {name: info.signature for name, info in self.metrics.items()}
+
+    @property
+    def systems(self) -> list[str]:
+        """Systems in the order of their first row."""
+        return list(dict.fromkeys(self.frame["system"]))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The rows as a DataFrame of their own."""
+        return self.frame.copy()
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def scores(self, metric: str) -> np.ndarray[Any, Any]:
+        """Values of a metric in the order of the rows, NaN where there is none.
+
+        Raises
+        ------
+        UsageError
+            If the table has no such metric.
+        """
+        return np.asarray(self._rows(metric)["value"].to_numpy(dtype=float, na_value=np.nan))
+
+    def mean(self, metric: str, system: str | None = None) -> Estimate:
+        """Mean of a metric with its 95% bootstrap interval, clustered by item.
+
+        Raises
+        ------
+        UsageError
+            If the table has no such metric or system.
+        """
+        rows = self._rows(metric)
+        if system is not None:
+            rows = rows[rows["system"] == system]
+            if rows.empty:
+                raise UsageError(f"no system {system!r}; there are {', '.join(self.systems)}")
+        scored = rows[rows["status"] == "ok"]
+        aggregate = self.metrics[metric].aggregate
+        return summarize(
+            scored["value"].to_numpy(dtype=float),
+            scored["item"].to_numpy(dtype=str),
+            n_total=len(rows),
+            statistic="median" if aggregate == "median" else "mean",
+        )
+
+    def summary(self) -> Iterator[tuple[str, str, Estimate]]:
+        """(metric, system, estimate) for every metric and system, in table order."""
+        for metric in self.metrics:
+            for system in self.systems:
+                yield metric, system, self.mean(metric, system)
+
+    def failures(self) -> pd.DataFrame:
+        """Rows that were not scored."""
+        return self.frame[self.frame["status"] != "ok"]
+
+    def compare(self, other: ScoreTable, metric: str) -> PairedComparison:
+        """Compare with another table on the rows that both scored.
+
+        Raises
+        ------
+        UsageError
+            If the signatures differ, or no row was scored by both.
+        """
+        mine, theirs = self._info(metric).signature, other._info(metric).signature
+        if different := recipe_differences(mine, theirs):
+            raise UsageError(
+                f"{metric} can't be compared, the signatures differ in {'; '.join(different)}"
+            )
+        return _compare_rows(self._rows(metric), other._rows(metric), KEY, metric)
+
+    def compare_systems(self, a: str, b: str, metric: str) -> PairedComparison:
+        """Compare two systems on the items that both scored.
+
+        Raises
+        ------
+        UsageError
+            If there is no such metric or system, or they share no item.
+        """
+        rows = self._rows(metric)
+        for system in (a, b):
+            if system not in self.systems:
+                raise UsageError(f"no system {system!r}; there are {', '.join(self.systems)}")
+        return _compare_rows(
+            rows[rows["system"] == a], rows[rows["system"] == b], ["item", "index"], metric
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the table whole or not at all: to a temporary file, then renamed.
+
+        ``.parquet`` holds signatures and run record in its metadata; ``.csv`` and ``.tsv``
+        have them in a JSON file beside (``scores.csv.json``).
+
+        Raises
+        ------
+        UsageError
+            If the suffix is none of these, or the folder can't be written.
+        """
+        target = Path(path)
+        check_writable(target)
+        if target.suffix == ".parquet":
+            _replace(target, self._write_parquet)
+        else:
+            sep = "\t" if target.suffix == ".tsv" else ","
+            # The sidecar first: a table without its signatures must never be seen.
+            _replace(_sidecar(target), lambda p: p.write_text(self._header(indent=1), "utf-8"))
+            _replace(target, lambda p: self.frame.to_csv(p, index=False, sep=sep))
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path) -> ScoreTable:
+        """Read a table that `save` wrote.
+
+        Raises
+        ------
+        UsageError
+            If the file is missing, or no score table.
+        """
+        source = Path(path)
+        if not source.is_file():
+            raise UsageError(f"no table {source}")
+        try:
+            if source.suffix == ".parquet":
+                frame, header = _read_parquet(source)
+            else:
+                frame, header = _read_csv(source)
+            metrics = {
+                name: MetricInfo(Signature.parse(info.pop("signature")), **info)
+                for name, info in header["metrics"].items()
+            }
+            missing = [c for c in COLUMNS if c not in frame.columns]
+            if missing:
+                raise KeyError(", ".join(missing))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{source} is no score table ({type(error).__name__}: {error})") from None
+        return cls(frame, metrics, header.get("run", {}))
+
+    def _rows(self, metric: str) -> pd.DataFrame:
+        self._info(metric)
+        return self.frame[self.frame["metric"] == metric]
+
+    def _info(self, metric: str) -> MetricInfo:
+        if metric not in self.metrics:
+            raise UsageError(f"no metric {metric!r} in the table; it has {', '.join(self.metrics)}")
+        return self.metrics[metric]
+
+    def _header(self, indent: int | None = None) -> str:
+        metrics = {
+            name: {**vars(info), "signature": str(info.signature)}
+            for name, info in self.metrics.items()
+        }
+        header = {"format": FORMAT, "metrics": metrics, "run": self.run}
+        return json.dumps(header, indent=indent, ensure_ascii=False, default=str)
+
+    def _write_parquet(self, path: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pa.Table.from_pandas(self.frame, preserve_index=False)
+        metadata = {**(table.schema.metadata or {}), _METADATA: self._header().encode()}
+        pq.write_table(table.replace_schema_metadata(metadata), path)
+
+
+def recipe_differences(a: Signature, b: Signature) -> list[str]:
+    """What makes two signatures incomparable.
+
+    Counts in parentheses, such as the texts cut in ``trunc:77(n=3)``, tell of the data and
+    not of the recipe, and are left out.
+
+    Examples
+    --------
+    >>> a, b = (Signature.parse(f"clipscore|scale:2.5|trunc:77(n={n})|v:1") for n in (0, 3))
+    >>> recipe_differences(a, b)
+    []
+    """
+    return _without_counts(a).differences(_without_counts(b))
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a target that a long run could not be written to at its end.
+
+    Raises
+    ------
+    UsageError
+        If the suffix is unknown, or the folder is missing or not writable.
+    """
+    if path.suffix not in (".parquet", ".csv", ".tsv"):
+        raise UsageError(f"a table is written as .parquet, .csv or .tsv, not {path.name!r}")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder")
+    parent = path.parent
+    if not parent.is_dir():
+        raise UsageError(f"no folder {parent} to write {path.name} into")
+    if not os.access(parent, os.W_OK):
+        raise UsageError(f"the folder {parent} can't be written")
+
+
+def _without_counts(signature: Signature) -> Signature:
+    pairs = tuple(
+        (k, v.split("(n=")[0] if v.endswith(")") and "(n=" in v else v) for k, v in signature.pairs
+    )
+    return Signature(signature.metric, pairs)
+
+
+def _compare_rows(
+    a: pd.DataFrame, b: pd.DataFrame, key: list[str], metric: str
+) -> PairedComparison:
+    left, right = (t.loc[t["status"] == "ok", [*key, "value"]] for t in (a, b))
+    both = left.merge(right, on=key, suffixes=("_a", "_b"), validate="one_to_one")
+    if both.empty:
+        raise UsageError(f"no row was scored on {metric} by both")
+    return compare_paired(
+        both["value_a"].to_numpy(dtype=float),
+        both["value_b"].to_numpy(dtype=float),
+        both["item"].to_numpy(dtype=str),
+    )
+
+
+def _replace(target: Path, write: Callable[[Path], Any]) -> None:
+    """Write to a temporary file beside the target, sync it, rename it."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())  # mkstemp's files are private
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    metadata = table.schema.metadata or {}
+    if _METADATA not in metadata:
+        raise ValueError("it holds no signatures")
+    return table.to_pandas(), json.loads(metadata[_METADATA])
+
+
+def _read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    import pandas as pd
+
+    sidecar = _sidecar(path)
+    if not sidecar.is_file():
+        raise ValueError(f"{sidecar.name}, which holds its signatures, is not beside it")
+    strings = dict.fromkeys(("system", "item", "image", "text", "metric", "status", "note"), str)
+    frame = pd.read_csv(
+        path,
+        sep="\t" if path.suffix == ".tsv" else ",",
+        dtype=strings,
+        keep_default_na=False,
+        na_values={"value": [""]},
+    )
+    return frame, json.loads(sidecar.read_text("utf-8"))

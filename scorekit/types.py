@@ -1,0 +1,287 @@
+"""The shared vocabulary: samples, features, metrics, signatures. numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+ImageLike = Any
+"""What may stand for an image: a path, a PIL image, a numpy array or a torch tensor."""
+
+
+class UsageError(ValueError):
+    """A mistake that concerns the whole run; the command line prints it and exits with 2."""
+
+
+class InputError(Exception):
+    """One input that can't be used; it becomes the `status` and `note` of its row.
+
+    Parameters
+    ----------
+    status : str
+        One word of `STATUSES`.
+    note : str
+        What is wrong, for people.
+    """
+
+    def __init__(self, status: str, note: str) -> None:
+        super().__init__(f"{status}: {note}")
+        self.status = status
+        self.note = note
+
+
+STATUSES: Mapping[str, str] = {
+    "ok": "scored",
+    "missing_image": "no image file where the row says",
+    "unreadable_image": "the file is not an image, or is cut short",
+    "oversized_image": "more pixels than the decompression-bomb limit",
+    "invalid_image": "an array or tensor with a wrong shape, dtype or range",
+    "missing_text": "no prompt for this image",
+    "empty_text": "the prompt is empty",
+    "text_too_long": "longer than the model reads, and --long-text error was asked for",
+    "missing_input": "the metric needs a column that this row lacks (source image, references)",
+    "undefined": "the formula has no value here (0/0 and the like)",
+    "failed": "the model failed on this row",
+}
+"""Every status that a row can have, and what it means."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image to be scored, with what it is scored against.
+
+    Attributes
+    ----------
+    item : str
+        The prompt's identity, shared by all systems.
+    system : str
+        The model that generated the image.
+    text : str or None
+        The prompt; None where none was found.
+    image : path, PIL image, array or tensor, or None
+    source_image, source_text
+        What an edit started from.
+    references : tuple of str
+        Reference texts (captions written by people).
+    reference_images : tuple of images
+    mask : image or None
+        Where the edit may change the image.
+    index : int
+        Tells apart several images of one system for one item.
+    meta : mapping
+        Any further columns of the prompts file, kept in the table.
+    """
+
+    item: str
+    system: str
+    text: str | None
+    image: ImageLike
+    source_image: ImageLike = None
+    source_text: str | None = None
+    references: tuple[str, ...] = ()
+    reference_images: tuple[ImageLike, ...] = ()
+    mask: ImageLike = None
+    index: int = 0
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+Params = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A hashable request for something computed from one field of a sample.
+
+    Attributes
+    ----------
+    kind : str
+        ``image_embedding``, ``text_embedding``, ...; ``value`` is the field itself.
+    backbone : str or None
+        The specification of the backbone that computes it; None for ``value``.
+    field : str
+        The sample's field. A field that holds a tuple gives one array of features a row.
+    params : tuple of (name, value)
+        What else changes the feature, sorted by name. With the content's hash and the
+        backbone's fingerprint, it makes the cache key.
+    optional : bool
+        A row that lacks the field is still scored (its feature is empty).
+    """
+
+    kind: str
+    backbone: str | None
+    field: str
+    params: Params = ()
+    optional: bool = False
+
+
+def image_embedding(backbone: str, field: str = "image", **params: Any) -> Feature:
+    """Request the embedding of an image field, unnormalised, shape (d,)."""
+    return Feature("image_embedding", backbone, field, tuple(sorted(params.items())))
+
+
+def text_embedding(backbone: str, field: str = "text", **params: Any) -> Feature:
+    """Request the embedding of a text field, unnormalised, shape (d,)."""
+    return Feature("text_embedding", backbone, field, tuple(sorted(params.items())))
+
+
+def model_constant(backbone: str, name: str) -> Feature:
+    """Request a number of the backbone itself, such as ``logit_scale`` or ``logit_bias``."""
+    return Feature("constant", backbone, name)
+
+
+def value_of(field: str) -> Feature:
+    """Request a sample's field as it is: ``item``, ``system``, ``text``, ..."""
+    return Feature("value", None, field)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a metric gives for n rows.
+
+    Attributes
+    ----------
+    value : array (n,)
+        The headline score.
+    components : mapping of str to array (n,)
+        Named parts of the score, kept in the table as ``metric.part``.
+    undefined : mapping of row to str
+        Rows on which the formula has no value, and why.
+    notes : mapping of row to str
+        What a reader of the row should know.
+    facts : mapping of str to str
+        What the data contributed to the number (a gallery's size and hash): goes into the
+        signature.
+    """
+
+    value: Array
+    components: Mapping[str, Array] = field(default_factory=dict)
+    undefined: Mapping[int, str] = field(default_factory=dict)
+    notes: Mapping[int, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+Features = Mapping[str, Any]
+"""Features by the name a metric gave them in `needs`.
+
+A feature of one array a row is stacked to (n, ...); one with several a row (references) is a
+list of n arrays; a ``value`` is a list of n values; a ``constant`` is a float.
+"""
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A pure function from features to scores, with its name and parameters."""
+
+    name: str
+    version: int
+    higher_is_better: bool
+    range: tuple[float, float]
+    scope: Literal["row", "set"]
+
+    @property
+    def needs(self) -> Mapping[str, Feature]:
+        """The features it needs, by the names that `score` reads."""
+        ...
+
+    def score(self, features: Features) -> Array | Scores:
+        """Scores of n rows from their features."""
+        ...
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A loaded model that turns inputs into features."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Architecture, hash of the weights, preprocessing and dtype, as one short hash."""
+        ...
+
+    def extract(self, feature: Feature, inputs: Sequence[Any]) -> list[Array]:
+        """Features of the inputs, one array an input."""
+        ...
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The recipe of a score: ordered ``key:value`` pairs, metric first, version last.
+
+    Two scores may be compared only if their signatures are equal.
+
+    Examples
+    --------
+    >>> s = Signature("clipscore", (("scale", "2.5"), ("trunc", "77(n=0)"), ("v", "1")))
+    >>> str(s)
+    'clipscore|scale:2.5|trunc:77(n=0)|v:1'
+    >>> Signature.parse(str(s)) == s
+    True
+    """
+
+    metric: str
+    pairs: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        return "|".join([_escape(self.metric), *(f"{k}:{_escape(v)}" for k, v in self.pairs)])
+
+    def __getitem__(self, key: str) -> str:
+        return dict(self.pairs)[key]
+
+    @classmethod
+    def parse(cls, text: str) -> Signature:
+        """Read a signature back from its text."""
+        metric, *rest = text.split("|")
+        pairs = (pair.split(":", 1) for pair in rest)
+        return cls(_unescape(metric), tuple((k, _unescape(v)) for k, v in pairs))
+
+    def differences(self, other: Signature) -> list[str]:
+        """What differs between two signatures, one line a key.
+
+        Examples
+        --------
+        >>> a = Signature.parse("clipscore|scale:2.5|v:1")
+        >>> a.differences(Signature.parse("clipscore|scale:100|v:1"))
+        ['scale: 2.5 against 100']
+        """
+        mine, theirs = ({"metric": s.metric, **dict(s.pairs)} for s in (self, other))
+        return [
+            f"{k}: {mine.get(k, '(none)')} against {theirs.get(k, '(none)')}"
+            for k in dict.fromkeys([*mine, *theirs])
+            if mine.get(k) != theirs.get(k)
+        ]
+
+
+def _escape(text: str) -> str:
+    return text.replace("%", "%25").replace("|", "%7C").replace("\n", "%0A")
+
+
+def _unescape(text: str) -> str:
+    return text.replace("%0A", "\n").replace("%7C", "|").replace("%25", "%")
+
+
+Progress = Callable[[int, int], None]
+PathLike = str | Path
+
+__all__ = [
+    "STATUSES",
+    "Array",
+    "Backbone",
+    "Feature",
+    "Features",
+    "ImageLike",
+    "InputError",
+    "Metric",
+    "Sample",
+    "Scores",
+    "Signature",
+    "UsageError",
+    "image_embedding",
+    "model_constant",
+    "text_embedding",
+    "value_of",
+]
