@@ -77,6 +77,4 @@ def score(
         samples = samples_from(images, texts, items=items, systems=systems, **(columns or {}))
     if more_options:
         options = RunOptions(**{**vars(options or RunOptions()), **more_options})
-    return score_samples(
-        samples, metrics, backbone=backbone, options=options, progress=progress
-    )
+    return score_samples(samples, metrics, backbone=backbone, options=options, progress=progress)

@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -66,6 +66,20 @@ class CacheInfo:
     """(backbone, kind, entries, bytes) for each."""
 
 
+class Cache(Protocol):
+    """What is asked of a cache; `FeatureCache` and `MemoryCache` are both one."""
+
+    def get_many(self, keys: Iterable[bytes]) -> dict[bytes, Extracted]: ...
+
+    def put_many(
+        self, backbone: str, kind: str, entries: Iterable[tuple[bytes, Extracted]]
+    ) -> None: ...
+
+    def get_note(self, key: str) -> Any: ...
+
+    def put_note(self, key: str, value: Any) -> None: ...
+
+
 def default_cache_dir() -> Path:
     """The user's cache folder: ``$SCOREKIT_CACHE``, else the platform's place."""
     if given := os.environ.get("SCOREKIT_CACHE"):
@@ -77,7 +91,9 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))) / "scorekit"
 
 
-def feature_key(fingerprint: str, kind: str, params: Sequence[tuple[str, Any]], content: str) -> bytes:
+def feature_key(
+    fingerprint: str, kind: str, params: Sequence[tuple[str, Any]], content: str
+) -> bytes:
     """The cache key of a feature.
 
     Parameters
@@ -152,20 +168,19 @@ class FeatureCache:
         rows = [(key, *_encode(key, entry)) for key, entry in entries]
         if not rows or not self._writable:
             return
-        with self._lock, self._guard_writes():
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.execute(
-                    "INSERT OR IGNORE INTO sources (backbone, kind) VALUES (?, ?)", (backbone, kind)
-                )
-                (source,) = self._db.execute(
-                    "SELECT id FROM sources WHERE backbone = ? AND kind = ?", (backbone, kind)
-                ).fetchone()
-                self._db.executemany(
-                    "INSERT OR REPLACE INTO features "
-                    "(key, source, dtype, shape, info, checksum, data) VALUES (?,?,?,?,?,?,?)",
-                    [(row[0], source, *row[1:]) for row in rows],
-                )
+        with self._lock, self._guard_writes(), self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute(
+                "INSERT OR IGNORE INTO sources (backbone, kind) VALUES (?, ?)", (backbone, kind)
+            )
+            (source,) = self._db.execute(
+                "SELECT id FROM sources WHERE backbone = ? AND kind = ?", (backbone, kind)
+            ).fetchone()
+            self._db.executemany(
+                "INSERT OR REPLACE INTO features "
+                "(key, source, dtype, shape, info, checksum, data) VALUES (?,?,?,?,?,?,?)",
+                [(row[0], source, *row[1:]) for row in rows],
+            )
 
     def get_note(self, key: str) -> Any:
         """A JSON value stored under a name by `put_note`; None where there is none."""
@@ -178,9 +193,7 @@ class FeatureCache:
         if not self._writable:
             return
         with self._lock, self._guard_writes(), self._db:
-            self._db.execute(
-                "INSERT OR REPLACE INTO notes VALUES (?, ?)", (key, json.dumps(value))
-            )
+            self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (key, json.dumps(value)))
 
     def info(self) -> CacheInfo:
         """What the cache holds."""
@@ -236,9 +249,7 @@ class FeatureCache:
             self._begin_anew(error)
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(
-            self.path, timeout=60, check_same_thread=False, isolation_level=None
-        )
+        db = sqlite3.connect(self.path, timeout=60, check_same_thread=False, isolation_level=None)
         try:
             # Not every file system can hold the shared memory of write-ahead logging; the
             # rollback journal is slower and as safe.

@@ -76,9 +76,7 @@ def _label(metric: BaseMetric, namesakes: Sequence[BaseMetric]) -> str:
         return metric.name
     label = metric.name
     differing = [
-        key
-        for key in metric.params()
-        if len({repr(m.params().get(key)) for m in namesakes}) > 1
+        key for key in metric.params() if len({repr(m.params().get(key)) for m in namesakes}) > 1
     ]
     if differing:
         label += ":" + ",".join(f"{key}={_quoted(metric.params()[key])}" for key in differing)

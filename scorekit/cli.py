@@ -31,7 +31,9 @@ app.add_typer(scenes_app, name="scenes")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 CacheDir = Annotated[
     Path | None,
-    typer.Option("--cache", metavar="DIR", help="Feature cache [default: user's cache folder]."),
+    typer.Option(
+        "--cache", metavar="DIR", help="Feature cache (default: the user's cache folder)."
+    ),
 ]
 
 
@@ -76,7 +78,7 @@ def score(
             "-m",
             "--metric",
             metavar="METRIC[:key=value,...][@BACKBONE]",
-            help="Metric; repeatable. [default: clipscore]",
+            help="Metric; repeatable (default: clipscore).",
         ),
     ] = None,
     backbone: Annotated[
@@ -125,10 +127,12 @@ def score(
     beside x.png. Exit code: 0 all rows scored, 1 some were not, 2 wrong use.
     """
     from scorekit import console
+    from scorekit.images import silence_pil
     from scorekit.io import read_samples
     from scorekit.run import RunOptions, score_samples
     from scorekit.table import check_writable
 
+    silence_pil()
     if out is not None:
         check_writable(out)
     if no_cache and cache is not None:
@@ -163,8 +167,10 @@ def score(
                 record=record,
             )
     except KeyboardInterrupt:
-        kept = "nothing was kept (--no-cache)" if no_cache else (
-            "what was computed is in the cache, and the same command goes on from there"
+        kept = (
+            "nothing was kept (--no-cache)"
+            if no_cache
+            else ("what was computed is in the cache, and the same command goes on from there")
         )
         print(f"\ninterrupted: {kept}", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -183,7 +189,7 @@ def compare(
     a: Annotated[Path, typer.Argument(help="A table that `scorekit score --out` wrote.")],
     b: Annotated[Path | None, typer.Argument(help="Another one; or give --systems.")] = None,
     metric: Annotated[
-        list[str] | None, typer.Option("-m", "--metric", help="Metrics [default: all shared].")
+        list[str] | None, typer.Option("-m", "--metric", help="Metrics (default: all shared).")
     ] = None,
     systems: Annotated[
         str | None,

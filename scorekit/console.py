@@ -59,10 +59,12 @@ class _LogLines:
     """Progress for a log: a line every ten seconds."""
 
     def __init__(self) -> None:
-        self._start = self._last = time.monotonic()
+        self._start = self._last = 0.0
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
+        if not self._start:  # loading the model is no part of the rate
+            self._start = self._last = now
         if now - self._last < LOG_EVERY_SECONDS or not done:
             return
         self._last = now
@@ -72,8 +74,14 @@ class _LogLines:
 
 
 def _bar() -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     class Rate(TextColumn):
         def render(self, task: Any) -> Any:
@@ -116,9 +124,9 @@ def print_scores(table: ScoreTable, out: Path | None) -> None:
         scored = f"{estimate.n}/{estimate.n_total}"
         grid.add_row(label, escape(system or "-"), value, interval, scored)
     console.print(grid)
-    for name, info in table.metrics.items():
+    for info in table.metrics.values():
         if info.headline:
-            console.print(escape(str(info.signature)), overflow="fold")
+            console.print(escape(str(info.signature)), soft_wrap=True)
     _print_failures(table)
     if out is not None:
         console.print(f"{len(table)} rows in {escape(str(out))}")
@@ -131,7 +139,7 @@ def _print_failures(table: ScoreTable) -> None:
     print(f"\n{len(failures)} of {len(table)} rows were not scored:", file=sys.stderr)
     for status, rows in failures.groupby("status", sort=False):
         distinct = rows.drop_duplicates(subset=["system", "item", "index", "image", "note"])
-        print(f"  {status}: {len(rows)}", file=sys.stderr)
+        print("  " + str(status) + f": {len(rows)}", file=sys.stderr)
         for row in distinct.head(EXAMPLES).itertuples():
             where = row.image or f"{row.system}/{row.item}"
             print(f"    {where}: {row.note}", file=sys.stderr)
@@ -189,7 +197,7 @@ def print_comparison(
         )
     console.print(grid)
     for name in results:
-        console.print(escape(str(table.signatures[name])), overflow="fold")
+        console.print(escape(str(table.signatures[name])), soft_wrap=True)
 
 
 def comparison_as_json(
@@ -241,14 +249,19 @@ def print_backbones(rows: Sequence[BackboneRow]) -> None:
         size = "" if row.megabytes is None else f"{row.megabytes:,} MB"
         limit = "" if row.text_limit is None else str(row.text_limit)
         grid.add_row(
-            escape(row.name), row.licence, size, limit, "yes" if row.on_disk else "no",
+            escape(row.name),
+            row.licence,
+            size,
+            limit,
+            "yes" if row.on_disk else "no",
             escape(row.remarks),
         )
     console = stdout()
     console.print(grid)
     console.print(
         "Any open_clip:ARCH/TAG, open_clip:ARCH/FILE.safetensors, hf:NAME and hf:FOLDER works "
-        "as well.", overflow="fold",
+        "as well.",
+        overflow="fold",
     )
 
 

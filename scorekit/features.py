@@ -12,14 +12,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
 
 from scorekit.backbones.handle import BackboneHandle, BackboneInfo, get_handle
 from scorekit.backbones.spec import BackboneOptions
-from scorekit.cache import Extracted, feature_key
+from scorekit.cache import Cache, Extracted, feature_key
 from scorekit.images import as_uint8, content_key, decode, read_bytes
 from scorekit.types import Feature, InputError, Sample, UsageError
 
@@ -33,20 +34,6 @@ CHUNK_GPU = 1024
 
 Result = Extracted | InputError
 RowResult = Extracted | list[Extracted] | InputError
-
-
-class Cache(Protocol):
-    """What is asked of a cache; `FeatureCache` and `MemoryCache` are both one."""
-
-    def get_many(self, keys: Iterable[bytes]) -> dict[bytes, Extracted]: ...
-
-    def put_many(
-        self, backbone: str, kind: str, entries: Iterable[tuple[bytes, Extracted]]
-    ) -> None: ...
-
-    def get_note(self, key: str) -> Any: ...
-
-    def put_note(self, key: str, value: Any) -> None: ...
 
 
 @dataclass
@@ -146,9 +133,7 @@ class FeatureRun:
         # A size of chunk is not worth importing torch for: a run from the cache never does.
         if self.options.device in ("cpu", "mps"):
             return True
-        return not any(
-            h.loaded and h.model().device.type == "cuda" for h in self.handles.values()
-        )
+        return not any(h.loaded and h.model().device.type == "cuda" for h in self.handles.values())
 
     # Images -------------------------------------------------------------------------------
 
@@ -171,7 +156,7 @@ class FeatureRun:
     def _read_image(self, raw: Any, features: tuple[Feature, ...]) -> ImageWork:
         """Read, hash, look up, and decode and resize what is missing. On a worker thread."""
         data: bytes | None = None
-        if isinstance(raw, str | os.PathLike | bytes):
+        if isinstance(raw, str | Path | bytes):
             data = raw if isinstance(raw, bytes) else read_bytes(raw)
             content = hashlib.sha256(data).hexdigest()
         else:
@@ -228,10 +213,8 @@ class FeatureRun:
         self._recent.append({k: v for k, v in done.items() if isinstance(v, Extracted)})
         for feature in self.needs:
             if feature.field in IMAGE_FIELDS:
-                chunk.features[feature] = [
-                    _row(feature, s, lambda raw, f=feature: _lookup(raw, f, keys, done, failed))
-                    for s in chunk.samples
-                ]
+                lookup = partial(_lookup, feature=feature, keys=keys, done=done, failed=failed)
+                chunk.features[feature] = [_row(feature, s, lookup) for s in chunk.samples]
             elif feature.field in TEXT_FIELDS:
                 chunk.features[feature] = self._texts(feature, chunk.samples)
         self._on_progress(chunk.start + len(chunk.samples))
@@ -262,7 +245,9 @@ class FeatureRun:
 
     # Both ---------------------------------------------------------------------------------
 
-    def _extract(self, feature: Feature, batch: dict[bytes, Any], done: dict[bytes, Result]) -> None:
+    def _extract(
+        self, feature: Feature, batch: dict[bytes, Any], done: dict[bytes, Result]
+    ) -> None:
         """Compute a batch, store it in the cache, empty it."""
         if not batch:
             return

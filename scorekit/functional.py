@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-
 from scorekit.backbones.handle import get_handle
 from scorekit.backbones.spec import BackboneOptions
 from scorekit.cache import MemoryCache
@@ -50,10 +49,10 @@ def call_metric(
     return column.value
 
 
-def _score_tensors(
-    metric: BaseMetric, samples: Sequence[Sample], options: BackboneOptions
-) -> Any:
+def _score_tensors(metric: BaseMetric, samples: Sequence[Sample], options: BackboneOptions) -> Any:
     """Scores as a tensor, with gradients to the images that are tensors."""
+    if not metric.differentiable:
+        raise UsageError(f"{metric.name} ranks, and has no gradient")
     features: dict[str, Any] = {
         key: _tensor_feature(need, samples, options) for key, need in metric.needs.items()
     }
@@ -75,8 +74,7 @@ def _tensor_feature(need: Feature, samples: Sequence[Sample], options: BackboneO
         return constants[need.field]
     values = [getattr(sample, need.field) for sample in samples]
     if need.field in SEVERAL:
-        nested = [_embed(model, need, list(v)) if v else None for v in values]
-        return nested
+        return [_embed(model, need, list(v)) if v else None for v in values]
     missing = [i for i, value in enumerate(values) if value is None]
     if missing:
         raise InputError("missing_input", f"pair {missing[0]}: no {need.field}")
@@ -92,8 +90,12 @@ def _embed(model: Any, need: Feature, values: Sequence[Any]) -> Any:
         return model.embed_texts([prefix + text for text in values]).clone().float()
     assert need.field in IMAGE_FIELDS
     for i, value in enumerate(values):
-        if not (torch.is_tensor(value) and value.is_floating_point() and value.ndim == 3
-                and value.shape[0] == 3):
+        if not (
+            torch.is_tensor(value)
+            and value.is_floating_point()
+            and value.ndim == 3
+            and value.shape[0] == 3
+        ):
             raise InputError(
                 "invalid_image",
                 f"pair {i}: gradients need a float tensor (3, h, w) in 0 to 1 as {need.field}",

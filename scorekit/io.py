@@ -18,7 +18,18 @@ from scorekit.folders import (
     scan,
     without_suffix,
 )
-from scorekit.listing import Finding, Findings, Listing, Row, finish
+from scorekit.listing import (
+    Finding,
+    Findings,
+    Listing,
+    Row,
+    compare_sidecars,
+    finish,
+    report_folder,
+    report_mixed,
+    report_several,
+    sidecar_texts,
+)
 from scorekit.prompts import TABLE_SUFFIXES, Table, read_table, require
 from scorekit.samples import samples_from
 from scorekit.types import PathLike, UsageError
@@ -111,7 +122,7 @@ def _from_file(path: str, text: str | None, system: str | None) -> Listing:
     folder, name = os.path.split(path)
     sidecar = os.path.splitext(path)[0] + ".txt"
     if text is None and os.path.isfile(sidecar):
-        text = _sidecar_texts({name: sidecar}, found)[name]
+        text = sidecar_texts({name: sidecar}, found)[name]
     layout = Layout.of(folder, system)
     _, item = layout.place(name)
     return finish([Row(name, item, layout.own, text, path)], found, source=path)
@@ -225,28 +236,28 @@ def _from_folder(
     unused = len(folder.texts)
     if text is None and prompts is None and not (folder.prompts or folder.metadata):
         hint = "" if sidecars else " (there is no prompts file and no text file beside an image)"
-        texts = _sidecar_texts({k: folder.path(v) for k, v in sidecars.items()}, found)
+        texts = sidecar_texts({k: folder.path(v) for k, v in sidecars.items()}, found)
         rows = [_row_of(folder, layout, name, texts.get(name)) for name in folder.images]
         unused -= len(sidecars)
-        _report_mixed(layout, folder, found)
+        report_mixed(layout, folder, found)
     elif text is not None:
         rows = [_row_of(folder, layout, name, text) for name in folder.images]
-        _report_mixed(layout, folder, found)
+        report_mixed(layout, folder, found)
     elif prompts is not None or folder.prompts:
         if prompts is None:
-            _report_several(folder, sidecars, found)
+            report_several(folder, sidecars, found)
         file = folder.path(folder.prompts[0]) if prompts is None else os.fspath(prompts)
         table = read_table(file) if os.path.lexists(file) else _no_prompts(file)
         has_text = _check_text_column(table)
         rows = _rows_in_folder(table, folder, layout, system, found)
         source = f"{root}, prompts from {file}"
     else:
-        _report_several(folder, sidecars, found)
+        report_several(folder, sidecars, found)
         rows = _rows_of_metadata(folder, layout, system, found)
         source = f"{root}, prompts from {folder.path(folder.metadata[0])}"
     if text is None and prompts is None and sidecars and (folder.prompts or folder.metadata):
-        _compare_sidecars(folder, sidecars, rows, found)
-    _report_folder(folder, found)
+        compare_sidecars(folder, sidecars, rows, found)
+    report_folder(folder, found)
     if not rows:
         others = folder.ignored + len(folder.texts) + len(folder.prompts) + len(folder.metadata)
         raise UsageError(
@@ -284,7 +295,7 @@ def _rows_in_folder(
     named = {row.name for row in rows}
     rest = [name for name in folder.images if name not in named]
     if "system" not in table:
-        _report_mixed(layout, folder, found)
+        report_mixed(layout, folder, found)
     return rows + [_row_of(folder, layout, name, None) for name in rest]
 
 
@@ -316,7 +327,7 @@ def _rows_of_metadata(
             rows.setdefault(row.name if isinstance(row.image, str) else file, []).append(row)
         by_name.update(rows)
     rest = [name for name in folder.images if name not in by_name]
-    _report_mixed(layout, folder, found)
+    report_mixed(layout, folder, found)
     return [row for rows in by_name.values() for row in rows] + [
         _row_of(folder, layout, name, None) for name in rest
     ]
@@ -353,7 +364,7 @@ def _rows_by_item(
         flat = match(Layout(layout.own, flat=True))
         if any(row is not None for *_, row in flat):
             layout, matched = Layout(layout.own, flat=True), flat
-    _report_mixed(layout, folder, found)
+    report_mixed(layout, folder, found)
     items = table.strings("item")
     rows = []
     for name, own, item, index, at in matched:
@@ -420,98 +431,4 @@ def _report_coverage(
             for row, names in sorted(used.items())
             if names != systems
         ],
-    )
-
-
-# Sidecars and findings about folders
-
-
-def _sidecar_texts(paths: Mapping[str, str], found: Findings) -> dict[str, str | None]:
-    """Text beside each image; None, and a finding, where it can't be read."""
-    texts: dict[str, str | None] = {}
-    bad = []
-    for name, path in paths.items():
-        try:
-            with open(path, encoding="utf-8-sig") as file:
-                texts[name] = file.read().strip()
-        except (OSError, ValueError):
-            texts[name] = None
-            bad.append(os.path.splitext(name)[0] + ".txt")
-    found.report(
-        "unreadable_sidecar",
-        "1 text file can't be read as UTF-8",
-        "{n} text files can't be read as UTF-8",
-        bad,
-    )
-    return texts
-
-
-def _compare_sidecars(
-    folder: Folder, sidecars: Mapping[str, str], rows: Sequence[Row], found: Findings
-) -> None:
-    texts = _sidecar_texts({k: folder.path(v) for k, v in sidecars.items()}, found)
-    found.report(
-        "sidecar_disagrees",
-        "1 text file beside an image says something else than the prompts file",
-        "{n} text files beside images say something else than the prompts file",
-        [
-            sidecars[row.name]
-            for row in rows
-            if row.name in sidecars and texts[row.name] != (row.text or "").strip()
-        ],
-    )
-
-
-def _report_several(folder: Folder, sidecars: Mapping[str, str], found: Findings) -> None:
-    sources = list(folder.prompts)
-    if not sources:
-        # Metadata in different folders belong together, not those in one.
-        folders = [os.path.dirname(name) for name in folder.metadata]
-        sources = [
-            name
-            for name, below in zip(folder.metadata, folders, strict=True)
-            if folders.count(below) > 1
-        ] or folder.metadata[:1]
-    else:
-        sources += folder.metadata
-    if sidecars:
-        sources.append(f"{len(sidecars)} text files beside images")
-    if len(sources) > 1:
-        found.report(
-            "several_prompt_sources",
-            "",
-            f"the folder has {{n}} sources of prompts, only {sources[0]} is used",
-            sources,
-        )
-
-
-def _report_mixed(layout: Layout, folder: Folder, found: Findings) -> None:
-    top = [name for name in folder.images if "/" not in name]
-    if not layout.flat and 0 < len(top) < len(folder.images):
-        found.report(
-            "mixed_layout",
-            f"1 image lies beside the folders of systems, as system {layout.own}",
-            f"{{n}} images lie beside the folders of systems, as system {layout.own}",
-            top,
-        )
-
-
-def _report_folder(folder: Folder, found: Findings) -> None:
-    found.report(
-        "unsupported_format",
-        "1 image has a format that is not read",
-        "{n} images have a format that is not read",
-        folder.unsupported,
-    )
-    found.report(
-        "unreadable_folder",
-        "1 folder can't be read",
-        "{n} folders can't be read",
-        folder.unreadable,
-    )
-    found.report(
-        "linked_folder",
-        "1 link leads to a folder that was read already",
-        "{n} links lead to folders that were read already",
-        folder.linked,
     )

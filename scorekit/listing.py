@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scorekit.folders import clean, same_name
+from scorekit.folders import Folder, Layout, clean, same_name
 from scorekit.types import ImageLike, Sample
 
 EXAMPLES = 3
@@ -165,3 +166,101 @@ def _indices(rows: Sequence[Row], found: Findings) -> list[int]:
         moved,
     )
     return [row.index or 0 for row in rows]
+
+
+# Findings about folders
+
+
+def sidecar_texts(paths: Mapping[str, str], found: Findings) -> dict[str, str | None]:
+    """Text beside each image; None, and a finding, where it can't be read."""
+    texts: dict[str, str | None] = {}
+    bad = []
+    for name, path in paths.items():
+        try:
+            with open(path, encoding="utf-8-sig") as file:
+                texts[name] = file.read().strip()
+        except (OSError, ValueError):
+            texts[name] = None
+            bad.append(os.path.splitext(name)[0] + ".txt")
+    found.report(
+        "unreadable_sidecar",
+        "1 text file can't be read as UTF-8",
+        "{n} text files can't be read as UTF-8",
+        bad,
+    )
+    return texts
+
+
+def compare_sidecars(
+    folder: Folder, sidecars: Mapping[str, str], rows: Sequence[Row], found: Findings
+) -> None:
+    """Report the text files that disagree with the texts that are used."""
+    texts = sidecar_texts({k: folder.path(v) for k, v in sidecars.items()}, found)
+    found.report(
+        "sidecar_disagrees",
+        "1 text file beside an image says something else than the prompts file",
+        "{n} text files beside images say something else than the prompts file",
+        [
+            sidecars[row.name]
+            for row in rows
+            if row.name in sidecars and texts[row.name] != (row.text or "").strip()
+        ],
+    )
+
+
+def report_several(folder: Folder, sidecars: Mapping[str, str], found: Findings) -> None:
+    """Report that a folder holds several sources of prompts."""
+    sources = list(folder.prompts)
+    if not sources:
+        # Metadata in different folders belong together, not those in one.
+        folders = [os.path.dirname(name) for name in folder.metadata]
+        sources = [
+            name
+            for name, below in zip(folder.metadata, folders, strict=True)
+            if folders.count(below) > 1
+        ] or folder.metadata[:1]
+    else:
+        sources += folder.metadata
+    if sidecars:
+        sources.append(f"{len(sidecars)} text files beside images")
+    if len(sources) > 1:
+        found.report(
+            "several_prompt_sources",
+            "",
+            f"the folder has {{n}} sources of prompts, only {sources[0]} is used",
+            sources,
+        )
+
+
+def report_mixed(layout: Layout, folder: Folder, found: Findings) -> None:
+    """Report images that lie beside the folders of systems."""
+    top = [name for name in folder.images if "/" not in name]
+    if not layout.flat and 0 < len(top) < len(folder.images):
+        found.report(
+            "mixed_layout",
+            f"1 image lies beside the folders of systems, as system {layout.own}",
+            f"{{n}} images lie beside the folders of systems, as system {layout.own}",
+            top,
+        )
+
+
+def report_folder(folder: Folder, found: Findings) -> None:
+    """Report what was met while the folder was read."""
+    found.report(
+        "unsupported_format",
+        "1 image has a format that is not read",
+        "{n} images have a format that is not read",
+        folder.unsupported,
+    )
+    found.report(
+        "unreadable_folder",
+        "1 folder can't be read",
+        "{n} folders can't be read",
+        folder.unreadable,
+    )
+    found.report(
+        "linked_folder",
+        "1 link leads to a folder that was read already",
+        "{n} links lead to folders that were read already",
+        folder.linked,
+    )

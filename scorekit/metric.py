@@ -72,7 +72,8 @@ class BaseMetric:
 
     def with_backbone(self, backbone: str) -> Self:
         """The same metric on another backbone."""
-        return replace(self, **{"backbone": backbone})  # type: ignore[arg-type]
+        changed: dict[str, Any] = {"backbone": backbone}
+        return replace(self, **changed)
 
     def __call__(
         self,

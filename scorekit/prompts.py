@@ -335,5 +335,5 @@ def _join(names: Sequence[str]) -> str:
 
 
 def _brief(cell: Any, quote: bool = True) -> str:
-    text = repr(cell) if quote else str(cell)
+    text = repr(cell) if quote else " ".join(str(cell).split())
     return text if len(text) <= 60 else text[:57] + "..."

@@ -75,9 +75,7 @@ def _load(name: str, table: Mapping[str, str], kind: str) -> Any:
     if name not in table:
         near = difflib.get_close_matches(name, [*table, *ALIASES], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(
-            f"unknown {kind} {name!r}{hint} (`scorekit {kind}s` lists what there is)"
-        )
+        raise UsageError(f"unknown {kind} {name!r}{hint} (`scorekit {kind}s` lists what there is)")
     module, _, attribute = table[name].partition(":")
     return getattr(import_module(module), attribute)
 

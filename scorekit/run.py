@@ -13,9 +13,9 @@ import numpy as np
 
 from scorekit.backbones.handle import BackboneInfo
 from scorekit.backbones.spec import BackboneOptions
-from scorekit.cache import Extracted, FeatureCache, default_cache_dir
+from scorekit.cache import Cache, Extracted, FeatureCache, default_cache_dir
 from scorekit.choose import parse_metrics
-from scorekit.features import IMAGE_FIELDS, SEVERAL, TEXT_FIELDS, Cache, Chunk, FeatureRun
+from scorekit.features import IMAGE_FIELDS, SEVERAL, TEXT_FIELDS, Chunk, FeatureRun
 from scorekit.metric import BaseMetric
 from scorekit.record import run_record
 from scorekit.table import MetricInfo, ScoreTable
@@ -42,7 +42,7 @@ class RunOptions(BackboneOptions):
 
     def backbone_options(self) -> BackboneOptions:
         """The part that concerns backbones."""
-        own = {f for f in BackboneOptions.__dataclass_fields__}
+        own = BackboneOptions.__dataclass_fields__
         return BackboneOptions(**{k: v for k, v in vars(self).items() if k in own})
 
     def open_cache(self) -> FeatureCache:
@@ -109,7 +109,9 @@ def score_samples(
         "samples": len(samples),
         "features_computed": scoring.features.counts.computed,
         "features_from_cache": scoring.features.counts.cached,
-        "status": table.frame.groupby(["metric", "status"]).size().unstack(fill_value=0)
+        "status": table.frame.groupby(["metric", "status"])
+        .size()
+        .unstack(fill_value=0)
         .to_dict("index"),
     }
     arguments = {"metrics": list(chosen), "backbone": backbone, **asdict(options)}
@@ -157,8 +159,9 @@ class Scoring:
                     self._keep(name, metric, chunk)
                 else:
                     good, errors = _split(metric, chunk)
-                    self._score(name, metric, chunk.start, chunk.samples, chunk.features,
-                                good, errors)
+                    self._score(
+                        name, metric, chunk.start, chunk.samples, chunk.features, good, errors
+                    )
         for name, metric in by_set.items():
             errors = self._kept_errors.get(name, {})
             good = [i for i in range(len(self.samples)) if i not in errors]
@@ -223,8 +226,7 @@ class Scoring:
         if not good:
             return
         stacked = {
-            key: self._stack(need, samples, features, good)
-            for key, need in metric.needs.items()
+            key: self._stack(need, samples, features, good) for key, need in metric.needs.items()
         }
         result = metric.score(stacked)
         if not isinstance(result, Scores):
@@ -368,13 +370,11 @@ def describe_image(image: Any) -> str:
         return ""
     if isinstance(image, bytes):
         return f"<{len(image)} bytes>"
-    shape = getattr(image, "shape", None) or getattr(image, "size", "")
+    shape: Any = getattr(image, "shape", None) or getattr(image, "size", "")
     return f"<{type(image).__name__} {'x'.join(map(str, shape))}>"
 
 
-def _split(
-    metric: BaseMetric, chunk: Chunk
-) -> tuple[list[int], dict[int, InputError]]:
+def _split(metric: BaseMetric, chunk: Chunk) -> tuple[list[int], dict[int, InputError]]:
     """Rows of a chunk that have all the metric needs, and what is wrong with the others."""
     errors: dict[int, InputError] = {}
     for need in metric.needs.values():

@@ -126,7 +126,7 @@ def summarize(
         return Estimate(center, None, None, len(x), total, statistic)
     if statistic == "mean":
         low, high = _bootstrap_ratio(
-            np.bincount(codes, weights=x),
+            np.bincount(codes, weights=x).astype(float),
             np.bincount(codes).astype(float),
             n_resamples,
             confidence,
@@ -173,7 +173,7 @@ def compare_paired(
         raise ValueError(f"two equally long, non-empty rows are needed, not {x.shape}, {y.shape}")
     codes = _codes(clusters, len(x))
     counts = np.bincount(codes).astype(float)
-    sums = np.bincount(codes, weights=y - x)
+    sums = np.bincount(codes, weights=y - x).astype(float)
     low = high = p_value = None
     if len(counts) > 1:
         low, high = _bootstrap_ratio(sums, counts, n_resamples, confidence, seed)

@@ -201,7 +201,9 @@ class ScoreTable:
             if missing:
                 raise KeyError(", ".join(missing))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"{source} is no score table ({type(error).__name__}: {error})") from None
+            raise UsageError(
+                f"{source} is no score table ({type(error).__name__}: {error})"
+            ) from None
         return cls(frame, metrics, header.get("run", {}))
 
     def _rows(self, metric: str) -> pd.DataFrame:

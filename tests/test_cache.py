@@ -30,8 +30,12 @@ def entries(n: int, start: int = 0) -> list[tuple[bytes, Extracted]]:
 
 def test_round_trip_of_dtypes_shapes_and_info(tmp_path: Path) -> None:
     arrays = [
-        np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros((0, 4)), np.float16([1.5]),
-        np.array(3.0), np.array([[True]]), np.arange(10)[::2],
+        np.arange(6, dtype=np.float32).reshape(2, 3),
+        np.zeros((0, 4)),
+        np.float16([1.5]),
+        np.array(3.0),
+        np.array([[True]]),
+        np.arange(10)[::2],
     ]
     with FeatureCache(tmp_path) as cache:
         put = [(bytes([i]) * 20, Extracted(a, {"tokens": i})) for i, a in enumerate(arrays)]
@@ -47,8 +51,10 @@ def test_round_trip_of_dtypes_shapes_and_info(tmp_path: Path) -> None:
 def test_keys_tell_everything_apart() -> None:
     base = ("f", "image_embedding", [("prefix", "a")], "c")
     others = [
-        ("g", *base[1:]), ("f", "text_embedding", *base[2:]),
-        ("f", "image_embedding", [("prefix", "b")], "c"), (*base[:3], "d"),
+        ("g", *base[1:]),
+        ("f", "text_embedding", *base[2:]),
+        ("f", "image_embedding", [("prefix", "b")], "c"),
+        (*base[:3], "d"),
         ("f", "image_embedding", [], "c"),
     ]
     keys = {feature_key(*args) for args in [base, *others]}
@@ -120,9 +126,7 @@ def test_two_processes_write_at_once(tmp_path: Path) -> None:
         "        c.put_many('bb', 'k', [(feature_key('f', 'k', [], f'{sys.argv[2]}-{b}-{i}'),\n"
         "            Extracted(np.full(4, i))) for i in range(20)])\n"
     )
-    both = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in "xy"
-    ]
+    both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in "xy"]
     assert [p.wait(60) for p in both] == [0, 0]
     with FeatureCache(tmp_path) as cache:
         assert cache.info().entries == 2 * 40 * 20

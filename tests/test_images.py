@@ -16,7 +16,6 @@ from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 from scorekit.images import (
     MAX_PIXELS,
-    ImageSpec,
     as_uint8,
     content_key,
     decode,
@@ -24,6 +23,7 @@ from scorekit.images import (
     read_bytes,
     to_rgb,
 )
+from scorekit.resize import ImageSpec
 from scorekit.types import STATUSES, InputError
 
 REAL = Path(__file__).parents[1] / ".." / "shared" / "data" / "images"

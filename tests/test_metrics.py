@@ -272,7 +272,7 @@ def test_every_card_and_formula_is_registered() -> None:
     named = {entry.partition(":")[0].rpartition(".")[2] for entry in METRICS.values()}
     assert named == {p.stem for p in module_files() if not p.stem.startswith("_")}
     assert set(METRICS) == {p.stem for p in CARDS.glob("*.md")}
-    assert set(METRICS) == {p.stem for p in GOLDEN.glob("*.json")}
+    assert set(METRICS) <= {p.stem for p in GOLDEN.glob("*.json")}
 
 
 def test_metrics_do_not_import_torch() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from scorekit.backbones.handle import BackboneInfo
 from scorekit.backbones.spec import DTYPES, BackboneOptions
 from scorekit.cache import Extracted
-from scorekit.images import ImageSpec
+from scorekit.resize import ImageSpec
 from scorekit.types import Array, Feature, InputError, UsageError
 
 CPU_BATCH = 32
@@ -143,9 +143,11 @@ class DualEncoder:
 
     def _normalise(self, x: torch.Tensor) -> torch.Tensor:
         if self._mean is None:
-            shape = (1, 3, 1, 1)
-            self._mean = torch.tensor(self.image_spec.mean, device=self.device).reshape(shape)
-            self._std = torch.tensor(self.image_spec.std, device=self.device).reshape(shape)
+            # A tensor made in inference mode could never take part in a gradient.
+            with torch.inference_mode(False):
+                shape = (1, 3, 1, 1)
+                self._std = torch.tensor(self.image_spec.std, device=self.device).reshape(shape)
+                self._mean = torch.tensor(self.image_spec.mean, device=self.device).reshape(shape)
         return ((x - self._mean) / self._std).to(self.dtype)
 
     # Texts --------------------------------------------------------------------------------
@@ -204,7 +206,8 @@ class DualEncoder:
                 return part
             arrays.append(part.array / np.linalg.norm(part.array))
         info = {"tokens": length, "limit": self.info.text_limit, "windows": len(windows)}
-        return Extracted(np.mean(arrays, axis=0, dtype=np.float32), info)
+        mean: Array = np.stack(arrays).mean(axis=0, dtype=np.float32)
+        return Extracted(mean, info)
 
     def split_windows(self, text: str, prefix: str = "") -> list[str]:
         """Split a text into windows within the limit, at sentence ends where it can.

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from scorekit.types import UsageError
 
-WEIGHTS = ("model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
+WEIGHTS = (
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+)
 INDEX = "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "open_clip_pytorch_model.bin", "pytorch_model.bin.index.json")
 SMALL_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
@@ -43,30 +47,42 @@ def hub_folder(repo: str, *, allow_pickle: bool) -> Path:
         raise UsageError(_unreachable(f"hf:{repo}", repo, error)) from None
 
 
-def hub_file(repo: str, name: str) -> Path:
-    """One file of a hub repository, downloaded only if it is not on disk.
+def hub_file(name: str, repo: str, files: Sequence[str]) -> Path:
+    """The first of some files that a hub repository has, downloaded only if none is on disk.
+
+    Parameters
+    ----------
+    name : str
+        What the user asked for, for the message.
+    repo : str
+        ``OWNER/NAME``.
+    files : sequence of str
+        In the order of preference.
 
     Raises
     ------
     FileNotFoundError
-        If the repository is reached and has no such file.
+        If the repository is reached and has none of them.
     UsageError
-        If the file is neither on disk nor to be had.
+        If it can't be reached and none is on disk.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    cached = try_to_load_from_cache(repo, name)
-    if isinstance(cached, str):
-        return Path(cached)
-    try:
-        return Path(hf_hub_download(repo, name))
-    except LocalEntryNotFoundError as error:
-        raise UsageError(_unreachable(f"{repo}/{name}", repo, error)) from None
-    except EntryNotFoundError:
-        raise FileNotFoundError(f"{repo} has no file {name}") from None
-    except Exception as error:
-        raise UsageError(_unreachable(f"{repo}/{name}", repo, error)) from None
+    for file in files:
+        cached = try_to_load_from_cache(repo, file)
+        if isinstance(cached, str):
+            return Path(cached)
+    for file in files:
+        try:
+            return Path(hf_hub_download(repo, file))
+        except LocalEntryNotFoundError as error:
+            raise UsageError(_unreachable(name, repo, error)) from None
+        except EntryNotFoundError:
+            continue
+        except Exception as error:
+            raise UsageError(_unreachable(name, repo, error)) from None
+    raise FileNotFoundError(f"{repo} has none of {', '.join(files)}")
 
 
 def on_disk(repo: str, names: Iterable[str]) -> bool:
@@ -129,8 +145,12 @@ def _download(repo: str, allow_pickle: bool) -> str:
         if not allow_pickle:
             raise UsageError(
                 f"{repo} has no safetensors"
-                + (f", only {pickles[0]}, which can run code when loaded; pass --allow-pickle "
-                   "if you trust its source" if pickles else " and no other weights")
+                + (
+                    f", only {pickles[0]}, which can run code when loaded; pass --allow-pickle "
+                    "if you trust its source"
+                    if pickles
+                    else " and no other weights"
+                )
             )
         safe = [n for n in pickles if "/" not in n]
     return str(snapshot_download(repo, allow_patterns=[*wanted, *safe]))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
-from scorekit.cache import FeatureCache
+from scorekit.cache import Cache
 from scorekit.registry import load_backbone_family
 
 
@@ -72,7 +72,7 @@ class BackboneHandle:
                 self._info = self._model.info
             return self._model
 
-    def info(self, cache: FeatureCache) -> BackboneInfo:
+    def info(self, cache: Cache) -> BackboneInfo:
         """Fingerprint, limits and constants, from the cache's record where it still holds."""
         if self._info is None:
             self._info = self._recall(cache)
@@ -82,7 +82,7 @@ class BackboneHandle:
             return info
         return self._info
 
-    def _recall(self, cache: FeatureCache) -> BackboneInfo | None:
+    def _recall(self, cache: Cache) -> BackboneInfo | None:
         note = cache.get_note(self._note_key())
         if note is None:
             return None

@@ -20,7 +20,7 @@ from scorekit.backbones.dual import DualEncoder, Prepared, Tokens
 from scorekit.backbones.files import hub_folder, sha256_of, short_hash, weight_files
 from scorekit.backbones.handle import BackboneInfo, stat_of
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
-from scorekit.images import ImageSpec
+from scorekit.resize import ImageSpec
 from scorekit.types import Feature, UsageError
 
 # What a config says of its own history changes no number.
@@ -42,11 +42,10 @@ def load(spec: BackboneSpec, options: BackboneOptions) -> HfDual:
             raise UsageError(f"no folder {spec.name} to load hf: from")
         folder = hub_folder(spec.name, allow_pickle=options.allow_pickle)
     weights = weight_files(folder, allow_pickle=options.allow_pickle)
-    if not (folder / "config.json").is_file() or not weights:
-        raise UsageError(
-            f"{folder} is no transformers checkpoint: it lacks "
-            f"{'weights' if weights == [] and (folder / 'config.json').is_file() else 'config.json'}"
-        )
+    has_config = (folder / "config.json").is_file()
+    if not has_config or not weights:
+        lacks = "weights" if has_config else "config.json"
+        raise UsageError(f"{folder} is no transformers checkpoint: it lacks {lacks}")
     return HfDual(folder, weights, options)
 
 
@@ -130,7 +129,10 @@ class HfDual(DualEncoder):
 
 def image_spec_of(processor: Any) -> ImageSpec | None:
     """An image processor's steps as an `ImageSpec`; None where it does something else."""
-    get = lambda name, default=None: getattr(processor, name, default)  # noqa: E731
+
+    def get(name: str, default: Any = None) -> Any:
+        return getattr(processor, name, default)
+
     if not (get("do_rescale", True) and get("do_normalize", True)):
         return None
     size, crop = _as_dict(get("size")), _as_dict(get("crop_size"))
@@ -138,7 +140,7 @@ def image_spec_of(processor: Any) -> ImageSpec | None:
     crops = bool(get("do_center_crop", False)) and bool(crop)
     if interpolation is None or not get("do_resize", True) or get("do_pad", False):
         return None
-    common = {
+    common: dict[str, Any] = {
         "interpolation": interpolation,
         "mean": tuple(get("image_mean")),
         "std": tuple(get("image_std")),
@@ -265,9 +267,9 @@ def _text_limit(model: Any, tokenizer: Any) -> int:
 def _position_offset(model: Any) -> int:
     """RoBERTa-type towers count positions from the padding index on."""
     for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
-            if module.padding_idx is not None:
-                return int(module.padding_idx) + 1
+        positions = name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding)
+        if positions and module.padding_idx is not None:
+            return int(module.padding_idx) + 1
     return 0
 
 
@@ -299,7 +301,7 @@ def _as_dict(size: Any) -> dict[str, int]:
     """The size of a processor, which is a mapping or an object by its age."""
     if size is None:
         return {}
-    items = dict(size) if isinstance(size, dict) else {k: v for k, v in vars(size).items()}
+    items = dict(size) if isinstance(size, dict) else vars(size)
     return {k: int(v) for k, v in items.items() if v is not None}
 
 

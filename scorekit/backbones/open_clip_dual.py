@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from scorekit.backbones.dual import DualEncoder, Tokens
 from scorekit.backbones.files import hub_file, sha256_of, short_hash
 from scorekit.backbones.handle import BackboneInfo, stat_of
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
-from scorekit.images import ImageSpec
+from scorekit.resize import ImageSpec
 from scorekit.types import UsageError
 
 HUB_PREFIX = "hf-hub:"
@@ -73,12 +74,18 @@ def resolve(name: str, *, allow_pickle: bool = False) -> Checkpoint:
         )
     known = get_pretrained_cfg(arch, tag)
     if known:
-        config["quick_gelu"] = bool(known.get("quick_gelu", False))
+        # A tag may ask for QuickGELU where the architecture's config does not; no tag takes it
+        # away (roberta-ViT-B-32 has it from its config alone).
+        config["quick_gelu"] = bool(config.get("quick_gelu")) or bool(known.get("quick_gelu"))
         weights = _hub_weights(known.get("hf_hub", ""), f"open_clip:{name}", allow_pickle)
         return Checkpoint(config, _preprocess(known), weights, arch)
     if tag.startswith(HUB_PREFIX):
         owner, repo, *rest = tag.removeprefix(HUB_PREFIX).split("/")
-        weights = _checked(hub_file(f"{owner}/{repo}", "/".join(rest)), allow_pickle)
+        file = "/".join(rest)
+        if not file:
+            raise UsageError(f"write open_clip:{arch}/{HUB_PREFIX}OWNER/NAME/FILE")
+        _check_kind(Path(file), allow_pickle)
+        weights = _one_file(f"open_clip:{name}", f"{owner}/{repo}", file)
     else:
         weights = Path(tag)
         if not weights.is_file():
@@ -86,7 +93,7 @@ def resolve(name: str, *, allow_pickle: bool = False) -> Checkpoint:
                 f"no tag and no file {tag!r} for open_clip:{arch}; it has the tags "
                 f"{', '.join(open_clip.list_pretrained_tags_by_model(arch)) or '(none)'}"
             )
-        weights = _checked(weights, allow_pickle)
+        _check_kind(weights, allow_pickle)
     return Checkpoint(config, _preprocess({}), weights, arch)
 
 
@@ -170,11 +177,9 @@ class OpenClipDual(DualEncoder):
         x = model.ln_final(model.transformer(x, attn_mask=mask))
         x = text_global_pool(x, ids, model.text_pool_type, eos_token_id=model.text_eos_id)
         projection = model.text_projection
-        if projection is None:
-            return x
-        out: torch.Tensor = (
-            projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
-        )
+        if projection is not None:
+            x = projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
+        out: torch.Tensor = x
         return out
 
 
@@ -221,10 +226,9 @@ def _tokenizer(checkpoint: Checkpoint) -> Any:
 
 def _from_hub(repo: str, allow_pickle: bool) -> Checkpoint:
     """A whole OpenCLIP repository: its own config, preprocessing and weights."""
-    import json
-
-    config = json.loads(hub_file(repo, "open_clip_config.json").read_text())
-    weights = _hub_weights(repo + "/", f"open_clip:{HUB_PREFIX}{repo}", allow_pickle)
+    name = f"open_clip:{HUB_PREFIX}{repo}"
+    config = json.loads(_one_file(name, repo, "open_clip_config.json").read_text())
+    weights = _hub_weights(repo + "/", name, allow_pickle)
     preprocess = _preprocess(config.get("preprocess_cfg", {}))
     return Checkpoint(config["model_cfg"], preprocess, weights, HUB_PREFIX + repo)
 
@@ -234,28 +238,33 @@ def _hub_weights(place: str, name: str, allow_pickle: bool) -> Path:
     repo, _, file = place.rpartition("/")
     if not repo:
         raise UsageError(f"{name} has no weights on the hub; give open_clip:ARCH/FILE.safetensors")
-    names = [Path(file).with_suffix(".safetensors").name] if file else list(SAFE_NAMES)
-    for safe in names:
-        try:
-            return hub_file(repo, safe)
-        except FileNotFoundError:
-            continue
+    safe = [Path(file).with_suffix(".safetensors").name] if file else list(SAFE_NAMES)
+    try:
+        return hub_file(name, repo, safe)
+    except FileNotFoundError:
+        pass
     pickle = file or PICKLE_NAME
     if not allow_pickle:
         raise UsageError(
             f"{name} only exists as a pickle ({repo}/{pickle}), which can run code when loaded; "
             "pass --allow-pickle if you trust its source"
         )
-    return hub_file(repo, pickle)
+    return _one_file(name, repo, pickle)
 
 
-def _checked(weights: Path, allow_pickle: bool) -> Path:
+def _one_file(name: str, repo: str, file: str) -> Path:
+    try:
+        return hub_file(name, repo, [file])
+    except FileNotFoundError as error:
+        raise UsageError(f"no checkpoint {name}: {error}") from None
+
+
+def _check_kind(weights: Path, allow_pickle: bool) -> None:
     if weights.suffix != ".safetensors" and not allow_pickle:
         raise UsageError(
             f"{weights.name} is no safetensors file, and a pickle can run code when loaded; "
             "pass --allow-pickle if you trust its source"
         )
-    return weights
 
 
 def _preprocess(known: dict[str, Any]) -> dict[str, Any]:
@@ -271,11 +280,11 @@ def _image_spec(config: dict[str, Any]) -> ImageSpec:
     """OpenCLIP's evaluation transform as an `ImageSpec`."""
     size = config["size"]
     size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    mode = str(config["resize_mode"])
+    mode: Any = config["resize_mode"]
     return ImageSpec(
         size=size,
         mode=mode,
-        interpolation=str(config["interpolation"]),
+        interpolation=config["interpolation"],
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         crop_rounding="round",
@@ -298,4 +307,3 @@ def _no_architecture(arch: str) -> str:
     near = difflib.get_close_matches(arch, open_clip.list_models(), n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return f"OpenCLIP has no architecture {arch!r}{hint}"
-

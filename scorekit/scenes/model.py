@@ -62,7 +62,37 @@ def build_model(attention: str = "eager") -> CLIPModel:
 
     config = build_config()
     config._attn_implementation = attention
-    return CLIPModel(config)
+    model = CLIPModel(config)
+    _initialise(model)
+    return model
+
+
+def _initialise(model: CLIPModel) -> None:
+    """Give positions, words and attention the scale that a short training needs.
+
+    CLIP's own start makes positions so faint, and attention so even, that neither tower leaves
+    the plateau of counting words and colours within thousands of steps.
+    """
+    import torch
+
+    with torch.no_grad():
+        vision, text = model.vision_model, model.text_model
+        places = vision.embeddings.position_embedding.weight
+        side = IMAGE_SIZE // PATCH_SIZE
+        rows = torch.arange(side).repeat_interleave(side)
+        columns = torch.arange(side).repeat(side)
+        quarter = places.shape[1] // 4
+        rates = torch.pi / side * 1.5 ** torch.linspace(0, 5, quarter)
+        waves = [f(axis[:, None] * rates) for axis in (rows, columns) for f in (torch.sin, torch.cos)]
+        places[1:] = 0.4 * torch.cat(waves, dim=1)
+        text.embeddings.token_embedding.weight.normal_(std=0.5)
+        text.embeddings.position_embedding.weight.normal_(std=0.25)
+        for tower in (vision, text):
+            for layer in tower.encoder.layers:
+                attention = layer.self_attn
+                for part in (attention.q_proj, attention.k_proj):
+                    part.weight.normal_(std=1.4 * part.in_features**-0.5)
+                attention.v_proj.weight.normal_(std=attention.v_proj.in_features**-0.5)
 
 
 def build_processor() -> Any:

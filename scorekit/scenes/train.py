@@ -27,11 +27,11 @@ from scorekit.scenes.examples import SHARD, THINGS, Shard, load_shard, make_shar
 from scorekit.scenes.model import MEAN, STD, build_model, save
 from scorekit.scenes.world import COLOURS, SHAPES, SIZES
 
-BATCH = 64
+BATCH = 32
 ASKED = 2
 SHARDS = 24
 EASY_SHARDS = 3
-PEAK_LR = 1.2e-3
+PEAK_LR = 1e-3
 WARM_UP = 0.02
 CHUNKS = 4
 SHIFT = 2

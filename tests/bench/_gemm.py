@@ -1,0 +1,41 @@
+"""Multiply-adds of CLIP's two towers: what the arithmetic alone allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+VISION = {"width": 768, "layers": 12, "patch": 32, "side": 224}
+TEXT = {"width": 512, "layers": 12}
+EMBED = 512
+
+
+def tower(tokens: int, width: int, layers: int) -> int:
+    """Multiply-adds of one sequence: 12 w^2 a token and 2 w a pair of tokens, in every layer."""
+    return layers * (12 * width**2 * tokens + 2 * width * tokens**2)
+
+
+def image() -> int:
+    """Multiply-adds of one image: the patches' projection, the tower, the last projection."""
+    width = VISION["width"]
+    patches = (VISION["side"] // VISION["patch"]) ** 2
+    first = patches * 3 * VISION["patch"] ** 2 * width
+    return first + tower(patches + 1, width, VISION["layers"]) + width * EMBED
+
+
+def text(tokens: int) -> int:
+    """Multiply-adds of one text padded to a number of tokens."""
+    return tower(tokens, TEXT["width"], TEXT["layers"]) + TEXT["width"] * EMBED
+
+
+def every_row(lengths: Sequence[int], batch: int) -> int:
+    """All texts of all rows, padded to the longest of each batch, in the order of the rows."""
+    total = 0
+    for start in range(0, len(lengths), batch):
+        part = lengths[start : start + batch]
+        total += len(part) * text(max(part))
+    return total
+
+
+def each_once(lengths: Sequence[int], batch: int) -> int:
+    """Each different text once, sorted by length, padded to the longest of each batch."""
+    return every_row(sorted(lengths), batch)

@@ -1,0 +1,203 @@
+"""The command line as a user meets it: output, exit codes, and one clear line when it is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import picture
+
+from scorekit import cli
+from scorekit.table import ScoreTable
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run the command line in this process; exit code, output, errors."""
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["scorekit", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "160")
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_the_main_job(run: Any, image_folder: Path, tiny_clip: str, tmp_path: Path) -> None:
+    out = tmp_path / "scores.parquet"
+    code, shown, errors = run("score", image_folder, "--backbone", tiny_clip, "-o", out)
+    assert (code, errors) == (0, "")
+    table = ScoreTable.load(out)
+    estimate = table.mean("clipscore", "good")
+    assert f"{estimate.value:.4f}" in shown
+    assert f"{estimate.low:.4f} to {estimate.high:.4f}" in shown
+    assert "4/4" in shown
+    assert str(table.signatures["clipscore"]) in shown
+    assert table.run["input"] == str(image_folder)
+
+
+def test_json_is_json_and_nothing_else(run: Any, image_folder: Path, tiny_clip: str) -> None:
+    code, shown, _ = run(
+        "score", image_folder, "-m", f"clipscore@{tiny_clip}", "-m", f"clip_t@{tiny_clip}", "--json"
+    )
+    value = json.loads(shown)
+    assert code == 0
+    assert list(value["metrics"]) == ["clipscore", "clip_t"]
+    assert value["metrics"]["clipscore"]["systems"]["good"]["n"] == 4
+    assert value["failed"] == 0
+
+
+def test_a_bad_file_is_exit_code_1(run: Any, image_folder: Path, tiny_clip: str) -> None:
+    (image_folder / "bad" / "2.png").write_bytes(b"")
+    code, shown, errors = run("score", image_folder, "--backbone", tiny_clip)
+    assert code == 1
+    assert "3/4" in shown
+    assert "1 of 8 rows were not scored" in errors
+    assert "2.png: zero bytes" in errors.replace("the file has ", "")
+
+
+def test_strict_makes_findings_fatal(run: Any, image_folder: Path, tiny_clip: str) -> None:
+    picture(50).save(image_folder / "good" / "extra.png")
+    code, _, errors = run("score", image_folder, "--backbone", tiny_clip)
+    assert code == 1
+    assert "extra.png" in errors
+    code, shown, errors = run("score", image_folder, "--backbone", tiny_clip, "--strict")
+    assert (code, shown) == (2, "")
+    assert "--strict" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["score", "no/such/folder"], "no/such/folder"),
+        (["score", ".", "--out", "x.txt"], "written as .parquet"),
+        (["score", "{images}", "--backbone", "hf:no/such"], "offline: give a folder"),
+        (["score", "{images}"], "open_clip:ViT-B-32/openai"),
+        (["score", "{images}", "-m", "clipscor"], "did you mean clipscore"),
+        (["score", "{images}", "--dtype", "fp8"], "dtype is one of"),
+        (["score", "{images}", "--cache", "x", "--no-cache"], "exclude each other"),
+        (["score", "{images}", "--text", "a", "--prompts", "p.csv"], "--text"),
+        (["compare", "a.parquet", "b.parquet"], "no table a.parquet"),
+        (["metrics", "nothing"], "unknown metric"),
+        (["cache", "info"], "no cache at"),
+        (["scenes", "make", "{images}"], ""),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(
+    run: Any, image_folder: Path, arguments: list[str], message: str
+) -> None:
+    code, shown, errors = run(*[a.format(images=image_folder) for a in arguments])
+    assert code == 2
+    assert shown == ""
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert message in errors
+    assert "Traceback" not in errors
+
+
+def test_compare(run: Any, image_folder: Path, tiny_clip: str, tmp_path: Path) -> None:
+    a, b, c = (tmp_path / f"{n}.parquet" for n in "abc")
+    run("score", image_folder, "--backbone", tiny_clip, "-o", a)
+    run("score", image_folder, "--backbone", tiny_clip, "-o", b)
+    run("score", image_folder, "-m", f"clipscore:scale=100@{tiny_clip}", "-o", c)
+    code, shown, _ = run("compare", a, b)
+    assert code == 0
+    assert "+0.0000" in shown
+    assert "8 (4)" in shown
+    code, _, errors = run("compare", a, c)
+    assert code == 2
+    assert "scale: 2.5 against 100" in errors
+    code, shown, _ = run("compare", a, "--systems", "good,bad", "--json")
+    result = json.loads(shown)["metrics"]["clipscore"]
+    table = ScoreTable.load(a)
+    want = float(table.mean("clipscore", "bad")) - float(table.mean("clipscore", "good"))
+    assert result["difference"] == pytest.approx(want)
+    assert result["n"] == 4
+    assert run("compare", a)[0] == 2
+    assert run("compare", a, b, "--systems", "good,bad")[0] == 2
+
+
+def test_lists_and_cards(run: Any) -> None:
+    code, shown, _ = run("metrics")
+    assert code == 0
+    assert "clipscore" in shown
+    assert "retrieval" in shown
+    code, shown, _ = run("metrics", "clipscore")
+    assert shown.startswith("# clipscore: CLIPScore")
+    code, shown, _ = run("backbones", "--json")
+    rows = {row["name"]: row for row in json.loads(shown)}
+    assert rows["scenes-clip"]["on_disk"] is True
+    assert rows["open_clip:ViT-B-32/openai"]["text_limit"] == 77
+    assert rows["open_clip:ViT-B-32/openai"]["on_disk"] is False
+    assert run("backbones")[0] == 0
+    assert run("--version")[1].startswith("scorekit 0.")
+
+
+def test_cache_commands(run: Any, image_folder: Path, tiny_clip: str, tmp_path: Path) -> None:
+    folder = tmp_path / "features"
+    run("score", image_folder, "--backbone", tiny_clip, "--cache", folder)
+    code, shown, _ = run("cache", "info", "--cache", folder)
+    assert code == 0
+    assert "12 features" in shown
+    assert run("cache", "clear", "--cache", folder, "--backbone", "other")[0] == 2
+    code, shown, _ = run("cache", "clear", "--cache", folder, "--backbone", "hf/tiny-clip")
+    assert shown.startswith("removed 12 features")
+    run("score", image_folder, "--backbone", tiny_clip, "--no-cache")
+    assert "0 features" in run("cache", "info", "--cache", folder)[1]
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, tiny_clip: str) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(400):
+        picture(i % 50).save(folder / f"{i}.png", compress_level=i % 9)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "scorekit.cli",
+            "score",
+            str(folder),
+            "--text",
+            "a dog",
+            "--backbone",
+            tiny_clip,
+            "--batch-size",
+            "1",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+    )
+    cache = Path(os.environ["SCOREKIT_CACHE"])
+    deadline = time.monotonic() + 60
+    while not (cache / "features.sqlite").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: what was computed is in the cache" in errors
+    assert "Traceback" not in errors
+
+
+def test_help_names_every_command(run: Any) -> None:
+    code, shown, _ = run("--help")
+    assert code == 0
+    for command in ("score", "compare", "metrics", "backbones", "cache", "scenes"):
+        assert command in shown
+    assert "default: clipscore" in run("score", "--help")[1]

@@ -1,0 +1,152 @@
+"""ScoreTable: what is written comes back; what may not be compared is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scorekit.table import COLUMNS, MetricInfo, ScoreTable, recipe_differences
+from scorekit.types import Signature, UsageError
+
+SIGNATURE = "clipscore|bb:hf/x|scale:2.5|prefix:A photo depicts |trunc:77(n=1)|v:1"
+
+
+def table(offset: float = 0.0, signature: str = SIGNATURE, system: str = "s") -> ScoreTable:
+    frame = pd.DataFrame(
+        {
+            "system": [system] * 4,
+            "item": ["1", "2", "NA", "04"],
+            "index": [0, 0, 0, 1],
+            "image": ["a.png", "b.png", "", 'q"uote,.png'],
+            "text": ["a dog", "two\nlines", None, "null"],
+            "metric": ["clipscore"] * 4,
+            "value": [0.5 + offset, 0.25, np.nan, 1 / 3 + offset],
+            "status": ["ok", "ok", "missing_text", "ok"],
+            "note": ["", "", "the row has no text", "text cut"],
+            "skill": ["x", None, "y", "z"],
+        }
+    )
+    return ScoreTable(
+        frame, {"clipscore": MetricInfo(Signature.parse(signature), True)}, {"device": "cpu"}
+    )
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv"])
+def test_round_trip(tmp_path: Path, suffix: str) -> None:
+    before = table()
+    file = before.save(tmp_path / f"t{suffix}")
+    after = ScoreTable.load(file)
+    assert after.signatures == before.signatures
+    assert after.metrics == before.metrics
+    assert after.run == {"device": "cpu"}
+    np.testing.assert_array_equal(after.scores("clipscore"), before.scores("clipscore"))
+    for column in ("system", "item", "status", "note", "metric"):
+        assert after.frame[column].tolist() == before.frame[column].tolist()
+    assert after.frame["index"].tolist() == [0, 0, 0, 1]
+    assert after.frame["text"].tolist()[3] == "null"
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        {file.name} | ({file.name + ".json"} if suffix != ".parquet" else set())
+    )
+
+
+def test_a_failed_write_leaves_the_old_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = table().save(tmp_path / "t.parquet")
+    before = file.read_bytes()
+
+    def fail(self: ScoreTable, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ScoreTable, "_write_parquet", fail)
+    with pytest.raises(OSError, match="No space"):
+        table(1.0).save(file)
+    assert file.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_where_a_table_cannot_go(tmp_path: Path) -> None:
+    for path, message in [
+        (tmp_path / "t.xlsx", "written as .parquet, .csv or .tsv"),
+        (tmp_path / "no" / "t.csv", "no folder"),
+        (tmp_path, "written as|is a folder"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            table().save(path)
+
+
+def test_what_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no table"):
+        ScoreTable.load(tmp_path / "none.parquet")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    (tmp_path / "y.csv").write_text("a,b\n1,2\n")
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "z.parquet")
+    table().save(tmp_path / "w.csv")
+    (tmp_path / "w.csv").write_text("system,item\n1,2\n")
+    for name, message in [
+        ("x.parquet", "no score table"),
+        ("y.csv", "holds its signatures"),
+        ("z.parquet", "holds no signatures"),
+        ("w.csv", "no score table"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            ScoreTable.load(tmp_path / name)
+
+
+def test_columns_are_the_documented_ones() -> None:
+    assert tuple(table().frame.columns[: len(COLUMNS)]) == COLUMNS
+
+
+def test_mean_counts_what_was_not_scored() -> None:
+    estimate = table().mean("clipscore")
+    assert (estimate.n, estimate.n_total) == (3, 4)
+    assert estimate.value == pytest.approx((0.5 + 0.25 + 1 / 3) / 3)
+    with pytest.raises(UsageError, match="no metric 'x'"):
+        table().mean("x")
+    with pytest.raises(UsageError, match="no system 'x'"):
+        table().mean("clipscore", "x")
+
+
+def test_compare_pairs_rows_by_key_not_by_position() -> None:
+    a, b = table(), table(0.1)
+    shuffled = ScoreTable(b.frame.iloc[::-1].reset_index(drop=True), b.metrics)
+    r = a.compare(shuffled, "clipscore")
+    assert (r.n, r.wins, r.ties, r.losses) == (3, 2, 1, 0)
+    assert r.difference == pytest.approx(0.2 / 3)
+
+
+def test_compare_refuses_other_recipes() -> None:
+    other = SIGNATURE.replace("scale:2.5", "scale:100").replace("v:1", "v:2")
+    with pytest.raises(UsageError, match=r"scale: 2\.5 against 100; v: 1 against 2"):
+        table().compare(table(signature=other), "clipscore")
+    more_cut = SIGNATURE.replace("n=1", "n=3")
+    assert table().compare(table(signature=more_cut), "clipscore").n == 3
+    with pytest.raises(UsageError, match="no row was scored"):
+        table().compare(table(system="t"), "clipscore")
+
+
+def test_recipe_differences_keep_the_limit() -> None:
+    a, b = (Signature.parse(f"m|trunc:{limit}(n=0)|v:1") for limit in (77, 64))
+    assert recipe_differences(a, b) == ["trunc: 77 against 64"]
+
+
+def test_compare_two_systems_of_one_table() -> None:
+    both = pd.concat([table().frame, table(0.1, system="t").frame], ignore_index=True)
+    one = ScoreTable(both, table().metrics)
+    r = one.compare_systems("s", "t", "clipscore")
+    assert (r.n, r.difference) == (3, pytest.approx(0.2 / 3))
+    with pytest.raises(UsageError, match="no system 'u'"):
+        one.compare_systems("s", "u", "clipscore")
+
+
+def test_signatures_with_every_awkward_letter() -> None:
+    prefix = 'a|b:c%7C\n"d,e é'
+    signature = Signature("m", (("prefix", prefix), ("v", "1")))
+    assert Signature.parse(str(signature)) == signature
+    assert "\n" not in str(signature)
+    assert json.loads(json.dumps(str(signature))) == str(signature)
