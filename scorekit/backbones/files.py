@@ -17,6 +17,7 @@ WEIGHTS = (
 )
 INDEX = "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "open_clip_pytorch_model.bin", "pytorch_model.bin.index.json")
+SIGN_OF_LIFE_SECONDS = 8.0
 SMALL_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 
 
@@ -39,6 +40,7 @@ def hub_folder(repo: str, *, allow_pickle: bool) -> Path:
         pass
     except ValueError as error:  # not of the form owner/name
         raise UsageError(_not_there(f"hf:{repo}", str(error).split("\n")[0])) from None
+    _reach_hub(f"hf:{repo}", repo)
     try:
         return Path(_download(repo, allow_pickle))
     except UsageError:
@@ -73,6 +75,7 @@ def hub_file(name: str, repo: str, files: Sequence[str]) -> Path:
         cached = try_to_load_from_cache(repo, file)
         if isinstance(cached, str):
             return Path(cached)
+    _reach_hub(name, repo)
     for file in files:
         try:
             return Path(hf_hub_download(repo, file))
@@ -154,6 +157,22 @@ def _download(repo: str, allow_pickle: bool) -> str:
             )
         safe = [n for n in pickles if "/" not in n]
     return str(snapshot_download(repo, allow_patterns=[*wanted, *safe]))
+
+
+def _reach_hub(name: str, repo: str) -> None:
+    """Ask the hub for one sign of life, so that no network is told in seconds.
+
+    The hub's client retries for half a minute, with a line each time.
+    """
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+    from huggingface_hub.utils import get_session
+
+    if HF_HUB_OFFLINE:
+        raise UsageError(_not_there(name, "HF_HUB_OFFLINE forbids asking the hub", repo))
+    try:
+        get_session().head(ENDPOINT, timeout=SIGN_OF_LIFE_SECONDS)
+    except Exception as error:
+        raise UsageError(_unreachable(name, repo, error)) from None
 
 
 def _unreachable(name: str, repo: str, error: Exception) -> str:

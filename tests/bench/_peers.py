@@ -1,8 +1,8 @@
 """One peer in its own process: load, warm up on other pairs, then time the scoring alone.
 
 Run as a script: ``python _peers.py NAME WORK BATCH``. The last line of its output is JSON:
-``seconds``, ``cosines`` (one a pair, in the order of the rows; null where the peer gives only
-their mean, ``mean``) and whatever else the peer has to tell.
+``seconds``, ``cosines`` (one a pair, in the order of the rows, where the peer gives them), ``mean``
+(where it gives their mean) and whatever else the peer has to tell.
 """
 
 from __future__ import annotations
@@ -100,8 +100,6 @@ def scorekit_cache(work: Path, batch: int) -> dict[str, Any]:
 
 def torchmetrics(work: Path, batch: int) -> dict[str, Any]:
     """`CLIPScore.update` on lists of decoded images; `update_seconds` is without the decoding."""
-    import torch
-    from torchmetrics.functional.multimodal.clip_score import _clip_score_update
     from torchmetrics.multimodal.clip_score import CLIPScore
     from torchvision.io import ImageReadMode, decode_image
 
@@ -118,16 +116,8 @@ def torchmetrics(work: Path, batch: int) -> dict[str, Any]:
     score(read_pairs(work / "warmup"))
     pairs = read_pairs(work / "data")
     seconds, inside = timed(lambda: score(pairs))
-    mean = float(metric.score / metric.n_samples) / 100
-    cosines = []
-    with torch.no_grad():  # again, untimed: `update` keeps only the sum
-        for part in batches(pairs, batch):
-            images = [decode_image(str(path), mode=ImageReadMode.RGB) for path, _ in part]
-            values, _ = _clip_score_update(
-                images, [t for _, t in part], metric.model, metric.processor
-            )
-            cosines += (values / 100).tolist()
-    return {"seconds": seconds, "update_seconds": inside, "cosines": cosines, "mean": mean,
+    return {"seconds": seconds, "update_seconds": inside,
+            "mean": float(metric.score / metric.n_samples) / 100,
             "processor": type(metric.processor.image_processor).__name__}
 
 
@@ -166,7 +156,7 @@ def clip_score(work: Path, batch: int) -> dict[str, Any]:
         size = 1
         main(work / "warmup", size)
         main(work / "data", size)
-    return {**result, "cosines": None, "batch": size}
+    return {**result, "batch": size}
 
 
 def _open_clip(work: Path, size: int) -> dict[str, Any]:
@@ -237,8 +227,8 @@ def forward(work: Path, batch: int) -> dict[str, Any]:
     run(tensors(work / "warmup"))
     inputs = tensors(work / "data")
     seconds, _ = timed(lambda: run(inputs))
-    return {"seconds": seconds, "cosines": None,
-            "lengths": [len(i) for part in inputs[1] for i in part]}
+    rows = model.tokenize([text for _, text in read_pairs(work / "data")])
+    return {"seconds": seconds, "lengths": [len(row.ids) for row in rows]}
 
 
 PEERS = {
