@@ -65,6 +65,7 @@ class CLIPRPrecision(BaseMetric):
     range = (0.0, 1.0)
     scope = "set"
     differentiable = False
+    lower_is_better_parts: ClassVar[frozenset[str]] = frozenset({"rank"})
     aggregates: ClassVar[Mapping[str, Literal["mean", "median"]]] = {"rank": "median"}
 
     backbone: str = DEFAULT_BACKBONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,9 +71,16 @@ class PickScore(BaseMetric):
             "text": text_embedding(self.backbone),
             "logit_scale": model_constant(self.backbone, "logit_scale"),
             "item": value_of("item"),
+            "system": value_of("system"),
         }
 
     def score(self, features: Features) -> Scores:
         """Scores of all rows, with the preference among the candidates of their item."""
         logits = features["logit_scale"] * cosine(features["image"], features["text"])
-        return Scores(logits, components={"preference": preference(logits, features["item"])})
+        # A preference depends on its rivals: another set of systems is another question.
+        rivals = hashlib.sha256("\n".join(sorted(set(features["system"]))).encode()).hexdigest()
+        return Scores(
+            logits,
+            components={"preference": preference(logits, features["item"])},
+            part_facts={"preference": {"rivals": rivals[:8]}},
+        )

@@ -166,6 +166,7 @@ class Retrieval(BaseMetric):
     range = (0.0, 1.0)
     scope = "set"
     differentiable = False
+    lower_is_better_parts: ClassVar[frozenset[str]] = frozenset({"rank", "t2i_rank"})
     aggregates: ClassVar[Mapping[str, Literal["mean", "median"]]] = {
         "rank": "median",
         "t2i_rank": "median",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from scorekit.io import read_samples, samples_from
 from scorekit.metric import BaseMetric
 from scorekit.run import RunOptions, score_samples
 from scorekit.table import ScoreTable
+from scorekit.types import UsageError
 
 
 def score(
@@ -62,19 +64,43 @@ def score(
     Examples
     --------
     >>> import scorekit
-    >>> table = scorekit.score(
-    ...     [demo_image], ["a red circle"], backbone="scenes-clip", cache=False
-    ... )  # doctest: +SKIP
+    >>> from importlib.resources import files
+    >>> demo = files("scorekit.data") / "demo"
+    >>> table = scorekit.score(str(demo), backbone="scenes-clip", cache=False)
+    >>> len(table), table.mean("clipscore").n
+    (60, 60)
     """
+    record: dict[str, Any] = {}
     if isinstance(images, str | Path):
+        if not (texts is None or isinstance(texts, str)) or items or systems or columns:
+            raise UsageError(
+                "a folder or table brings its own texts, items, systems and columns; "
+                "give a list of images to say them here"
+            )
         listing = read_samples(
             Path(images),
             prompts=None if prompts is None else Path(prompts),
             text=texts if isinstance(texts, str) else None,
         )
+        for finding in listing.findings:
+            warnings.warn(str(finding), stacklevel=2)
         samples = listing.samples
+        record = {
+            "input": str(images),
+            "prompts": listing.source,
+            "findings": [str(finding) for finding in listing.findings],
+        }
     else:
+        if prompts is not None:
+            raise UsageError("prompts go with a folder; give the texts of a list of images")
         samples = samples_from(images, texts, items=items, systems=systems, **(columns or {}))
     if more_options:
         options = RunOptions(**{**vars(options or RunOptions()), **more_options})
-    return score_samples(samples, metrics, backbone=backbone, options=options, progress=progress)
+    return score_samples(
+        samples,
+        metrics,
+        backbone=backbone,
+        options=options,
+        progress=progress,
+        record=record,
+    )

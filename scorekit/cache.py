@@ -17,17 +17,21 @@ import threading
 import time
 import warnings
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from scorekit.types import Array
+from scorekit.types import Extracted, UsageError
 
-FILE_NAME = "features.sqlite"
 FORMAT = 1
+FILE_NAME = f"features.v{FORMAT}.sqlite"
+EXTRACTION = 1
+"""Raised whenever decoding, resizing, tokenizing or a feature's `info` changes, so that no
+feature of an older release is served. A change of scores needs a new version of its metric too."""
+
 _LOOKUP = 500  # keys a query: well below SQLite's limit on variables
 
 _SCHEMA = """
@@ -38,21 +42,6 @@ CREATE TABLE IF NOT EXISTS features (
     info TEXT NOT NULL, checksum INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Extracted:
-    """A feature of one input, with what a reader of its row should know.
-
-    Attributes
-    ----------
-    array : ndarray
-    info : mapping
-        JSON values, such as ``{"tokens": 95, "limit": 77}`` for a text that was cut.
-    """
-
-    array: Array
-    info: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,7 +94,7 @@ def feature_key(
     content : str
         Hash of the input's content.
     """
-    parts = json.dumps([fingerprint, kind, list(params), content], ensure_ascii=False)
+    parts = json.dumps([EXTRACTION, fingerprint, kind, list(params), content])
     return hashlib.sha256(parts.encode()).digest()[:20]
 
 
@@ -131,6 +120,7 @@ class FeatureCache:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.persistent = folder is not None
         self._writable = True
+        self._warned: set[str] = set()
         if folder is not None:
             try:
                 self._open(Path(folder))
@@ -208,7 +198,19 @@ class FeatureCache:
         return CacheInfo(self.path, size, sum(row[2] for row in rows), rows)
 
     def clear(self, backbone: str | None = None) -> int:
-        """Remove all features, or those of one backbone; the number removed."""
+        """Remove all features, or those of one backbone; the number removed.
+
+        Raises
+        ------
+        UsageError
+            If another process holds the file, or it can't be written.
+        """
+        try:
+            return self._clear(backbone)
+        except sqlite3.OperationalError as error:
+            raise UsageError(f"the cache {self.path} can't be cleared: {error}") from None
+
+    def _clear(self, backbone: str | None) -> int:
         with self._lock:
             with self._db:
                 if backbone is None:
@@ -282,12 +284,21 @@ class FeatureCache:
         )
         self._db = self._connect()
 
+    def _warn_once(self, what: str, error: Exception) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            warnings.warn(
+                f"the cache {self.path} can't be {what} ({error}); the run goes on without it",
+                stacklevel=2,
+            )
+
     def _read(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         with self._lock:
             try:
                 return self._db.execute(query, values).fetchall()
-            except sqlite3.OperationalError:
-                raise
+            except sqlite3.OperationalError as error:
+                self._warn_once("read", error)
+                return []
             except sqlite3.DatabaseError as error:
                 self._db.close()
                 self._begin_anew(error)
@@ -299,11 +310,9 @@ class FeatureCache:
         try:
             yield
         except sqlite3.OperationalError as error:
-            self._writable = False
-            warnings.warn(
-                f"the cache {self.path} can't be written ({error}); the run goes on without it",
-                stacklevel=2,
-            )
+            # A lock passes; anything else (disk full, read-only) would fail each time.
+            self._writable = "locked" in str(error)
+            self._warn_once("written", error)
         except sqlite3.DatabaseError as error:
             self._db.close()
             self._begin_anew(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from scorekit.registry import ALIASES, METRICS, all_metrics, load_metric
 from scorekit.types import UsageError
 
 _WEIGHTS = (
+    "HPS_v2.1_compressed.pt",
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
     "model.safetensors",
@@ -50,119 +52,6 @@ class BackboneRow:
     text_limit: int | None
     on_disk: bool
     remarks: str = ""
-
-
-# name, hub repository, licence as its page states it, MB in float32, text limit, remarks
-_KNOWN: tuple[tuple[str, str, str, int | None, int, str], ...] = (
-    (
-        "open_clip:ViT-B-32/openai",
-        "timm/vit_base_patch32_clip_224.openai",
-        "MIT",
-        605,
-        77,
-        "default of clipscore, as in its paper",
-    ),
-    ("open_clip:ViT-B-16/openai", "timm/vit_base_patch16_clip_224.openai", "MIT", 598, 77, ""),
-    ("open_clip:ViT-L-14/openai", "timm/vit_large_patch14_clip_224.openai", "MIT", 1711, 77, ""),
-    (
-        "open_clip:ViT-L-14-336/openai",
-        "timm/vit_large_patch14_clip_336.openai",
-        "MIT",
-        1712,
-        77,
-        "336 pixels",
-    ),
-    (
-        "open_clip:ViT-B-32/laion2b_s34b_b79k",
-        "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
-        "MIT",
-        605,
-        77,
-        "",
-    ),
-    (
-        "open_clip:ViT-L-14/laion2b_s32b_b82k",
-        "laion/CLIP-ViT-L-14-laion2B-s32B-b82K",
-        "MIT",
-        1711,
-        77,
-        "",
-    ),
-    (
-        "open_clip:ViT-L-14/datacomp_xl_s13b_b90k",
-        "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",
-        "MIT",
-        1711,
-        77,
-        "",
-    ),
-    (
-        "open_clip:ViT-H-14/laion2b_s32b_b79k",
-        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-        "MIT",
-        3944,
-        77,
-        "",
-    ),
-    (
-        "open_clip:ViT-bigG-14/laion2b_s39b_b160k",
-        "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
-        "MIT",
-        10158,
-        77,
-        "",
-    ),
-    (
-        "hf:google/siglip-base-patch16-224",
-        "google/siglip-base-patch16-224",
-        "Apache-2.0",
-        813,
-        64,
-        "siglip_score",
-    ),
-    (
-        "hf:google/siglip-so400m-patch14-384",
-        "google/siglip-so400m-patch14-384",
-        "Apache-2.0",
-        3512,
-        64,
-        "siglip_score",
-    ),
-    (
-        "hf:google/siglip2-base-patch16-224",
-        "google/siglip2-base-patch16-224",
-        "Apache-2.0",
-        1501,
-        64,
-        "siglip_score, many languages",
-    ),
-    (
-        "hf:openai/clip-vit-base-patch32",
-        "openai/clip-vit-base-patch32",
-        "MIT",
-        605,
-        77,
-        "the weights of open_clip:ViT-B-32/openai",
-    ),
-    (
-        "hf:yuvalkirstain/PickScore_v1",
-        "yuvalkirstain/PickScore_v1",
-        "unverified",
-        3944,
-        77,
-        "pickscore",
-    ),
-    ("hf:kakaobrain/align-base", "kakaobrain/align-base", "unverified", 689, 64, "ALIGN"),
-    (
-        "hf:OFA-Sys/chinese-clip-vit-base-patch16",
-        "OFA-Sys/chinese-clip-vit-base-patch16",
-        "unverified",
-        None,
-        512,
-        "Chinese",
-    ),
-    ("hf:BAAI/AltCLIP", "BAAI/AltCLIP", "unverified", None, 77, "English and Chinese"),
-)
 
 
 def metric_rows() -> list[MetricRow]:
@@ -214,9 +103,18 @@ def backbone_rows(*, everything: bool = False) -> list[BackboneRow]:
         Every architecture and tag of OpenCLIP as well, which takes loading it.
     """
     rows = [_alias_row(name) for name in ALIASES]
-    for name, repo, licence, megabytes, limit, remarks in _KNOWN:
-        there = on_disk(repo, _WEIGHTS)
-        rows.append(BackboneRow(name, licence, megabytes, limit, there, remarks))
+    known = files("scorekit.data").joinpath("backbones.csv").read_text("utf-8")
+    for entry in csv.DictReader(known.splitlines()):
+        rows.append(
+            BackboneRow(
+                name=entry["name"],
+                licence=entry["licence"],
+                megabytes=int(entry["megabytes"]) if entry["megabytes"] else None,
+                text_limit=int(entry["text_limit"]),
+                on_disk=on_disk(entry["repository"], _WEIGHTS),
+                remarks=entry["remarks"],
+            )
+        )
     if everything:
         listed = {row.name for row in rows}
         rows += [row for row in _open_clip_rows() if row.name not in listed]

@@ -154,6 +154,7 @@ def score(
         raise UsageError(f"{len(listing.findings)} findings above, and --strict was asked for")
     record: dict[str, Any] = {
         "input": str(path),
+        "prompts": listing.source,
         "findings": [str(finding) for finding in listing.findings],
     }
     try:
@@ -216,7 +217,15 @@ def compare(
                 f"no metric in common: {a} has {', '.join(left.metrics)}, "
                 f"{b} has {', '.join(right.metrics)}"
             )
-        results = {name: left.compare(right, name) for name in names}
+        results = {}
+        for name in names:
+            try:
+                results[name] = left.compare(right, name)
+            except UsageError as error:
+                # What was asked for must be compared; of all that there is, what can be.
+                if metric or (name == names[-1] and not results):
+                    raise
+                print(f"note: {error}", file=sys.stderr)
         labels = (str(a), str(b))
     else:
         x, comma, y = str(systems).partition(",")

@@ -11,7 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from typing import Any
 from PIL import Image
 
 from scorekit.backbones.handle import BackboneHandle, BackboneInfo, get_handle
-from scorekit.backbones.spec import BackboneOptions
-from scorekit.cache import Cache, Extracted, feature_key
+from scorekit.backbones.spec import BackboneOptions, BackboneSpec
+from scorekit.cache import Cache, feature_key
 from scorekit.images import as_uint8, content_key, decode, read_bytes
-from scorekit.types import Feature, InputError, Sample, UsageError
+from scorekit.types import Extracted, Feature, InputError, Sample, UsageError
 
 IMAGE_FIELDS = ("image", "source_image", "reference_images", "mask")
 TEXT_FIELDS = ("text", "source_text", "references")
@@ -102,11 +102,13 @@ class FeatureRun:
         self.counts = Counts()
         self.handles: dict[str, BackboneHandle] = {}
         self.infos: dict[str, BackboneInfo] = {}
+        self.labels: dict[str, str] = {}
         for feature in self.needs:
             name = str(feature.backbone)
             if name not in self.handles:
                 self.handles[name] = get_handle(name, options)
                 self.infos[name] = self.handles[name].info(cache)
+                self.labels[name] = BackboneSpec.parse(name).label
         self._on_progress = on_progress or (lambda done: None)
         self._recent: deque[dict[bytes, Extracted]] = deque(maxlen=2)
 
@@ -204,7 +206,7 @@ class FeatureRun:
                     continue
                 batch = waiting.setdefault(_same_batch(feature), {})
                 batch[key] = prepared
-                if len(batch) >= self.handles[str(feature.backbone)].model().batch_size:
+                if len(batch) >= self._batch_size(feature):
                     self._extract(feature, batch, done)
             share = (number + 1) / len(futures)
             self._on_progress(chunk.start + int(share * len(chunk.samples)))
@@ -230,16 +232,14 @@ class FeatureRun:
     # Texts --------------------------------------------------------------------------------
 
     def _texts(self, feature: Feature, samples: Sequence[Sample]) -> list[RowResult]:
-        texts = {t for s in samples for t in _inputs(s, feature.field) if t.strip()}
+        texts = {t for s in samples for t in _inputs(s, feature.field) if text_error(t) is None}
         keys = {text: self._key(feature, "text:" + text) for text in sorted(texts)}
         done: dict[bytes, Result] = dict(self.cache.get_many(keys.values()))
         self.counts.cached += len(done)
         self._extract(feature, {k: t for t, k in keys.items() if k not in done}, done)
 
         def lookup(text: str) -> Result:
-            if text not in keys:
-                return InputError("empty_text", "the text is empty")
-            return done[keys[text]]
+            return text_error(text) or done[keys[text]]
 
         return [_row(feature, sample, lookup) for sample in samples]
 
@@ -252,20 +252,48 @@ class FeatureRun:
         if not batch:
             return
         name = str(feature.backbone)
-        results = self.handles[name].model().extract(feature, list(batch.values()))
+        asked = self._with_options(feature)
+        results = (
+            self.handles[name]
+            .model()
+            .extract(asked, list(batch.values()), batch_size=self._batch_size(feature))
+        )
         entries = list(zip(batch, results, strict=True))
         done.update(entries)
         sound = [(key, r) for key, r in entries if isinstance(r, Extracted)]
         self.counts.computed += len(sound)
-        self.cache.put_many(self.handles[name].spec.label, feature.kind, sound)
+        self.cache.put_many(self.labels[name], feature.kind, sound)
         batch.clear()
 
     def _key(self, feature: Feature, content: str) -> bytes:
-        params = list(feature.params)
-        if feature.field in TEXT_FIELDS:
-            params.append(("long_text", self.options.long_text))
         info = self.infos[str(feature.backbone)]
+        params = self._with_options(feature).params
         return feature_key(info.fingerprint, feature.kind, params, content)
+
+    def _with_options(self, feature: Feature) -> Feature:
+        """The feature with what of the run's options changes it."""
+        if feature.field not in TEXT_FIELDS:
+            return feature
+        return replace(feature, params=(*feature.params, ("long_text", self.options.long_text)))
+
+    def _batch_size(self, feature: Feature) -> int:
+        if self.options.batch_size is not None:
+            return self.options.batch_size
+        size: int = self.handles[str(feature.backbone)].model().batch_size
+        return size
+
+
+def text_error(text: Any) -> InputError | None:
+    """What is wrong with a text before any model sees it."""
+    if not isinstance(text, str):
+        return InputError("invalid_text", f"a {type(text).__name__} is no text")
+    if not text.strip():
+        return InputError("empty_text", "the text is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return InputError("invalid_text", f"not valid Unicode: {error.reason} at {error.start}")
+    return None
 
 
 def _inputs(sample: Sample, name: str) -> Sequence[Any]:

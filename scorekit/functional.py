@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from scorekit.backbones.handle import get_handle
 from scorekit.backbones.spec import BackboneOptions
 from scorekit.cache import MemoryCache
-from scorekit.features import IMAGE_FIELDS, SEVERAL, TEXT_FIELDS
+from scorekit.features import IMAGE_FIELDS, SEVERAL, TEXT_FIELDS, text_error
 from scorekit.io import samples_from
 from scorekit.metric import BaseMetric
 from scorekit.run import RunOptions, Scoring
@@ -36,6 +39,8 @@ def call_metric(
         If the backbone can't be had.
     """
     samples = samples_from(images, texts, **columns)
+    if not samples:
+        raise UsageError("there is nothing to score")
     options = options or BackboneOptions()
     if differentiable:
         return _score_tensors(metric, samples, options)
@@ -74,20 +79,23 @@ def _tensor_feature(need: Feature, samples: Sequence[Sample], options: BackboneO
         return constants[need.field]
     values = [getattr(sample, need.field) for sample in samples]
     if need.field in SEVERAL:
-        return [_embed(model, need, list(v)) if v else None for v in values]
+        return [_embed(model, need, list(v), options) if v else None for v in values]
     missing = [i for i, value in enumerate(values) if value is None]
     if missing:
         raise InputError("missing_input", f"pair {missing[0]}: no {need.field}")
-    out: torch.Tensor = _embed(model, need, values)
+    out: torch.Tensor = _embed(model, need, values, options)
     return out
 
 
-def _embed(model: Any, need: Feature, values: Sequence[Any]) -> Any:
+def _embed(model: Any, need: Feature, values: Sequence[Any], options: BackboneOptions) -> Any:
     import torch
 
     if need.field in TEXT_FIELDS:
-        prefix = str(dict(need.params).get("prefix", ""))
-        return model.embed_texts([prefix + text for text in values]).clone().float()
+        asked = replace(need, params=(*need.params, ("long_text", options.long_text)))
+        for i, text in enumerate(values):
+            _check(text_error(text), i)
+        arrays = [_check(r, i).array for i, r in enumerate(model.extract(asked, values))]
+        return torch.from_numpy(np.stack(arrays)).to(model.device)
     assert need.field in IMAGE_FIELDS
     for i, value in enumerate(values):
         if not (
@@ -112,4 +120,8 @@ def _embed(model: Any, need: Feature, values: Sequence[Any]) -> Any:
     return torch.cat([model.embed_differentiably(v[None]).float() for v in values])
 
 
-__all__ = ["call_metric"]
+def _check(result: Any, pair: int) -> Any:
+    """A result that is no error."""
+    if isinstance(result, InputError):
+        raise InputError(result.status, f"pair {pair}: {result.note}")
+    return result

@@ -101,13 +101,14 @@ def finish(
     """Drop duplicates, number the images of one system for one item, report the rest."""
     kept: list[Row] = []
     duplicates = []
-    seen: set[tuple[str, str, str, str | None, int | None]] = set()
+    seen: set[tuple[Any, ...]] = set()
     for row in rows:
         # Images in memory have no name that could tell whether they are the same.
         if not isinstance(row.image, str):
             kept.append(row)
             continue
-        key = (row.system, row.item, same_name(row.name), row.text, row.index)
+        more = repr(sorted(row.more.items(), key=lambda pair: pair[0]))
+        key = (row.system, row.item, same_name(row.name), row.text, row.index, more)
         if key in seen:
             duplicates.append(row.name)
         else:

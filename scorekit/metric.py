@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
+from scorekit.backbones.spec import BackboneOptions
 from scorekit.types import Array, Feature, Features, Scores, UsageError
 
 
@@ -25,6 +26,8 @@ class BaseMetric:
     scope: ClassVar[Literal["row", "set"]] = "row"
     differentiable: ClassVar[bool] = True
     """Whether the score of torch features carries a gradient (a rank does not)."""
+    lower_is_better_parts: ClassVar[frozenset[str]] = frozenset()
+    """Components whose direction is not the headline's."""
     aggregates: ClassVar[Mapping[str, Literal["mean", "median"]]] = {}
     """How a component is summed up over rows where the mean would mislead (a rank)."""
 
@@ -81,6 +84,7 @@ class BaseMetric:
         texts: str | Sequence[str] | None = None,
         *,
         differentiable: bool = False,
+        options: BackboneOptions | None = None,
         **columns: Any,
     ) -> Any:
         """Score pairs from Python, the backbone staying loaded between calls.
@@ -94,6 +98,8 @@ class BaseMetric:
         differentiable : bool
             Return a torch tensor with gradients to the images, which must then be a float
             tensor (n, 3, h, w) with values in 0 to 1.
+        options : BackboneOptions, optional
+            Device, dtype, resize and the like.
         **columns
             Further fields of `scorekit.Sample`, one value a pair: ``source_image``,
             ``references``, ``item``, ...
@@ -110,7 +116,9 @@ class BaseMetric:
         """
         from scorekit.functional import call_metric
 
-        return call_metric(self, images, texts, differentiable=differentiable, **columns)
+        return call_metric(
+            self, images, texts, differentiable=differentiable, options=options, **columns
+        )
 
 
 def _convert(metric: str, key: str, text: str, hint: Any) -> Any:

@@ -13,13 +13,13 @@ import numpy as np
 
 from scorekit.backbones.handle import BackboneInfo
 from scorekit.backbones.spec import BackboneOptions
-from scorekit.cache import Cache, Extracted, FeatureCache, default_cache_dir
+from scorekit.cache import Cache, FeatureCache, default_cache_dir
 from scorekit.choose import parse_metrics
 from scorekit.features import IMAGE_FIELDS, SEVERAL, TEXT_FIELDS, Chunk, FeatureRun
 from scorekit.metric import BaseMetric
 from scorekit.record import run_record
-from scorekit.table import MetricInfo, ScoreTable
-from scorekit.types import Feature, InputError, Sample, Scores, Signature, UsageError
+from scorekit.table import COLUMNS, MetricInfo, ScoreTable
+from scorekit.types import Extracted, Feature, InputError, Sample, Scores, Signature, UsageError
 
 STATUS_OK = "ok"
 
@@ -40,10 +40,10 @@ class RunOptions(BackboneOptions):
     cache: str | Path | bool | None = None
     workers: int | None = None
 
-    def backbone_options(self) -> BackboneOptions:
-        """The part that concerns backbones."""
-        own = BackboneOptions.__dataclass_fields__
-        return BackboneOptions(**{k: v for k, v in vars(self).items() if k in own})
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"workers must be at least 1, not {self.workers}")
 
     def open_cache(self) -> FeatureCache:
         """The feature cache that these options name."""
@@ -136,7 +136,7 @@ class Scoring:
         total = len(samples)
         self.features = FeatureRun(
             (feature for metric in metrics.values() for feature in metric.needs.values()),
-            options.backbone_options(),
+            options,
             cache,
             workers=options.workers,
             on_progress=None if progress is None else lambda done: progress(done, total),
@@ -147,6 +147,7 @@ class Scoring:
         self._kept_errors: dict[str, dict[int, InputError]] = {}
         self._cut: dict[str, set[int]] = {name: set() for name in metrics}
         self._facts: dict[str, Mapping[str, str]] = {}
+        self._part_facts: dict[str, Mapping[str, str]] = {}
         self._off_domain: set[int] = set()
 
     def run(self) -> None:
@@ -174,6 +175,9 @@ class Scoring:
 
         samples = self.samples
         extra = list(dict.fromkeys(key for s in samples for key in s.meta))
+        # A table that is scored again has columns of these names; they must not win.
+        names = {key: f"input.{key}" if key in COLUMNS else key for key in extra}
+        self._finish_parts()
         base: dict[str, Any] = {
             "system": [s.system for s in samples],
             "item": [s.item for s in samples],
@@ -189,7 +193,7 @@ class Scoring:
                     "value": column.value,
                     "status": column.status,
                     "note": [column.note.get(i, "") for i in range(len(samples))],
-                    **{key: [s.meta.get(key) for s in samples] for key in extra},
+                    **{names[key]: [s.meta.get(key) for s in samples] for key in extra},
                 }
             )
             for name, column in self.columns.items()
@@ -228,7 +232,11 @@ class Scoring:
         stacked = {
             key: self._stack(need, samples, features, good) for key, need in metric.needs.items()
         }
-        result = metric.score(stacked)
+        try:
+            result = metric.score(stacked)
+        except ValueError as error:  # towers of different widths, say
+            backbone = getattr(metric, "backbone", "its features")
+            raise UsageError(f"{name} can't be computed from {backbone}: {error}") from error
         if not isinstance(result, Scores):
             result = Scores(np.asarray(result))
         if len(result.value) != len(good):
@@ -236,11 +244,8 @@ class Scoring:
         self._facts[name] = result.facts
         self._fill(column, start, good, result.value, result)
         for part, values in result.components.items():
-            aggregate = metric.aggregates.get(part, "mean")
-            part_column = self._column(f"{name}.{part}", metric, aggregate=aggregate)
-            for i, error in errors.items():
-                part_column.status[start + i] = error.status
-                part_column.note[start + i] = error.note
+            self._part_facts[f"{name}.{part}"] = result.part_facts.get(part, {})
+            part_column = self._column(f"{name}.{part}", metric, part)
             self._fill(part_column, start, good, values, Scores(values, undefined=result.undefined))
 
     def _fill(
@@ -288,11 +293,24 @@ class Scoring:
                 kept = self._kept.setdefault(need, {})
                 kept.update(enumerate(chunk.features[need], chunk.start))
 
-    def _column(self, name: str, metric: BaseMetric, aggregate: str = "mean") -> Column:
+    def _finish_parts(self) -> None:
+        """A component of a row that was not scored has the status of its headline."""
+        for name, column in self.columns.items():
+            if name in self.metrics:
+                continue
+            headline = self.columns[name.rpartition(".")[0]]
+            for row, status in enumerate(headline.status):
+                if status != STATUS_OK:
+                    column.status[row] = status
+                    column.note[row] = headline.note.get(row, "")
+
+    def _column(self, name: str, metric: BaseMetric, part: str | None = None) -> Column:
         if name not in self.columns:
-            info = MetricInfo(
-                Signature(name, ()), metric.higher_is_better, name in self.metrics, aggregate
-            )
+            better, aggregate = metric.higher_is_better, "mean"
+            if part is not None:
+                better = better != (part in metric.lower_is_better_parts)
+                aggregate = metric.aggregates.get(part, "mean")
+            info = MetricInfo(Signature(name, ()), better, part is None, aggregate)
             n = len(self.samples)
             self.columns[name] = Column(info, np.full(n, np.nan), ["failed"] * n)
         return self.columns[name]
@@ -341,16 +359,17 @@ class Scoring:
         needs = [need for need in metric.needs.values() if need.backbone is not None]
         for bb in dict.fromkeys(str(need.backbone) for need in needs):
             info = self.features.infos[bb]
-            pairs += [("bb", self.features.handles[bb].spec.label), ("w", info.identity)]
+            pairs += [("bb", self.features.labels[bb]), ("w", info.identity)]
         pairs += [(key, _text_of(value)) for key, value in metric.params().items()]
         if any(need.field in IMAGE_FIELDS for need in needs):
-            resize = {"exact": "pil", "fast": "torch-uint8"}[self.options.resize]
-            pairs.append(("resize", resize))
+            resizers = dict.fromkeys(self.features.infos[str(n.backbone)].resize for n in needs)
+            pairs.append(("resize", "+".join(resizers)))
         if any(need.field in TEXT_FIELDS for need in needs):
             pairs.append(self._long_text(name, needs, self.features.infos))
         if needs:
             pairs.append(("dtype", self.options.dtype))
         pairs += list(self._facts.get(name, {}).items())
+        pairs += list(self._part_facts.get(label, {}).items())
         pairs.append(("v", str(metric.version)))
         return Signature(metric.name + part, tuple(pairs))
 

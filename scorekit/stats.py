@@ -9,6 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 N_RESAMPLES = 2000
+N_RESAMPLES_MANY = 500
+MANY = 20_000
+"""From so many clusters on, an interval is narrow and its bounds need fewer resamples."""
 CONFIDENCE = 0.95
 _BATCH_BYTES = 64 * 2**20
 
@@ -89,7 +92,7 @@ def summarize(
     *,
     n_total: int | None = None,
     statistic: Literal["mean", "median"] = "mean",
-    n_resamples: int = N_RESAMPLES,
+    n_resamples: int | None = None,
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Estimate:
@@ -105,7 +108,7 @@ def summarize(
         Rows there were, the unscored included.
     statistic : {"mean", "median"}
     n_resamples, confidence, seed
-        Of the bootstrap.
+        Of the bootstrap; 2,000 resamples by default, 500 from 20,000 clusters on.
 
     Returns
     -------
@@ -122,6 +125,8 @@ def summarize(
         return Estimate(None, None, None, 0, total, statistic)
     center = float(np.mean(x) if statistic == "mean" else np.median(x))
     codes = _codes(clusters, len(x))
+    if n_resamples is None:
+        n_resamples = N_RESAMPLES if codes.max() < MANY else N_RESAMPLES_MANY
     if codes.max() == 0:
         return Estimate(center, None, None, len(x), total, statistic)
     if statistic == "mean":
@@ -166,8 +171,6 @@ def compare_paired(
     ValueError
         If the lengths differ or nothing is given.
     """
-    from scipy.stats import permutation_test
-
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if x.shape != y.shape or x.ndim != 1 or len(x) == 0:
         raise ValueError(f"two equally long, non-empty rows are needed, not {x.shape}, {y.shape}")
@@ -177,22 +180,7 @@ def compare_paired(
     low = high = p_value = None
     if len(counts) > 1:
         low, high = _bootstrap_ratio(sums, counts, n_resamples, confidence, seed)
-        sums_a, sums_b = (np.bincount(codes, weights=v) for v in (x, y))
-
-        def difference(u: Any, v: Any, axis: int = -1) -> Any:
-            return (v - u).sum(axis=axis) / len(x)
-
-        p_value = float(
-            permutation_test(
-                (sums_a, sums_b),
-                difference,
-                permutation_type="samples",
-                vectorized=True,
-                n_resamples=n_resamples,
-                batch=max(1, _BATCH_BYTES // (16 * len(counts))),
-                rng=np.random.default_rng(seed),
-            ).pvalue
-        )
+        p_value = _sign_flip_test(sums, n_resamples, seed)
     return PairedComparison(
         mean_a=float(x.mean()),
         mean_b=float(y.mean()),
@@ -206,6 +194,27 @@ def compare_paired(
         ties=int((y == x).sum()),
         losses=int((y < x).sum()),
     )
+
+
+def _sign_flip_test(sums: npt.NDArray[np.float64], n_resamples: int, seed: int) -> float:
+    """Two-sided p-value of a sum under random signs; exact where there are few clusters.
+
+    scipy's `permutation_test` gives the same value, in ten times the time at 10,000 clusters.
+    """
+    n, observed = len(sums), abs(sums.sum())
+    # Sums of the same numbers in another order are equal only to rounding.
+    bound = observed - 1e-12 * np.abs(sums).sum()
+    if 2**n <= n_resamples:
+        patterns = np.arange(2**n)[:, None] >> np.arange(n) & 1
+        return float(np.mean(np.abs((2 * patterns - 1) @ sums) >= bound))
+    rng = np.random.default_rng(seed)
+    hits, left = 0, n_resamples
+    while left:
+        size = min(left, max(1, _BATCH_BYTES // (8 * n)))
+        signs = 2.0 * rng.integers(2, size=(size, n), dtype=np.int8) - 1.0
+        hits += int((np.abs(signs @ sums) >= bound).sum())
+        left -= size
+    return (hits + 1) / (n_resamples + 1)
 
 
 def _codes(clusters: npt.ArrayLike | None, n: int) -> npt.NDArray[np.intp]:

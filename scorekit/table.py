@@ -163,10 +163,17 @@ class ScoreTable:
         Raises
         ------
         UsageError
-            If the suffix is none of these, or the folder can't be written.
+            If the suffix is none of these, or the table can't be written there.
         """
         target = Path(path)
         check_writable(target)
+        try:
+            self._save(target)
+        except OSError as error:
+            raise UsageError(f"can't write {target}: {error.strerror or error}") from error
+        return target
+
+    def _save(self, target: Path) -> None:
         if target.suffix == ".parquet":
             _replace(target, self._write_parquet)
         else:
@@ -174,7 +181,6 @@ class ScoreTable:
             # The sidecar first: a table without its signatures must never be seen.
             _replace(_sidecar(target), lambda p: p.write_text(self._header(indent=1), "utf-8"))
             _replace(target, lambda p: self.frame.to_csv(p, index=False, sep=sep))
-        return target
 
     @classmethod
     def load(cls, path: str | Path) -> ScoreTable:
@@ -227,7 +233,14 @@ class ScoreTable:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        table = pa.Table.from_pandas(self.frame, preserve_index=False)
+        frame = self.frame
+        for column in frame.columns.difference(COLUMNS):
+            try:
+                pa.array(frame[column], from_pandas=True)
+            except (pa.ArrowInvalid, pa.ArrowTypeError):  # values of several types
+                texts = [json.dumps(v, ensure_ascii=False, default=str) for v in frame[column]]
+                frame = frame.assign(**{column: texts})
+        table = pa.Table.from_pandas(frame, preserve_index=False)
         metadata = {**(table.schema.metadata or {}), _METADATA: self._header().encode()}
         pq.write_table(table.replace_schema_metadata(metadata), path)
 
@@ -268,7 +281,8 @@ def check_writable(path: Path) -> None:
 
 def _without_counts(signature: Signature) -> Signature:
     pairs = tuple(
-        (k, v.split("(n=")[0] if v.endswith(")") and "(n=" in v else v) for k, v in signature.pairs
+        (k, v.partition("(n=")[0] if k in ("trunc", "window", "limit") else v)
+        for k, v in signature.pairs
     )
     return Signature(signature.metric, pairs)
 
@@ -277,7 +291,11 @@ def _compare_rows(
     a: pd.DataFrame, b: pd.DataFrame, key: list[str], metric: str
 ) -> PairedComparison:
     left, right = (t.loc[t["status"] == "ok", [*key, "value"]] for t in (a, b))
-    both = left.merge(right, on=key, suffixes=("_a", "_b"), validate="one_to_one")
+    for side in (left, right):
+        if side.duplicated(key).any():
+            row = side[side.duplicated(key)].iloc[0]
+            raise UsageError(f"several rows have the same key: {dict(row[key])}")
+    both = left.merge(right, on=key, suffixes=("_a", "_b"))
     if both.empty:
         raise UsageError(f"no row was scored on {metric} by both")
     return compare_paired(

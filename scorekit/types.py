@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -44,6 +44,7 @@ STATUSES: Mapping[str, str] = {
     "invalid_image": "an array or tensor with a wrong shape, dtype or range",
     "missing_text": "no prompt for this image",
     "empty_text": "the prompt is empty",
+    "invalid_text": "not a text, or not valid Unicode",
     "text_too_long": "longer than the model reads, and --long-text error was asked for",
     "missing_input": "the metric needs a column that this row lacks (source image, references)",
     "undefined": "the formula has no value here (0/0 and the like)",
@@ -127,7 +128,8 @@ def image_embedding(backbone: str, field: str = "image", **params: Any) -> Featu
 
 def text_embedding(backbone: str, field: str = "text", **params: Any) -> Feature:
     """Request the embedding of a text field, unnormalised, shape (d,)."""
-    return Feature("text_embedding", backbone, field, tuple(sorted(params.items())))
+    given = {name: value for name, value in params.items() if value != ""}
+    return Feature("text_embedding", backbone, field, tuple(sorted(given.items())))
 
 
 def model_constant(backbone: str, name: str) -> Feature:
@@ -138,6 +140,21 @@ def model_constant(backbone: str, name: str) -> Feature:
 def value_of(field: str) -> Feature:
     """Request a sample's field as it is: ``item``, ``system``, ``text``, ..."""
     return Feature("value", None, field)
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """A feature of one input, with what a reader of its row should know.
+
+    Attributes
+    ----------
+    array : ndarray
+    info : mapping
+        JSON values, such as ``{"tokens": 95, "limit": 77}`` for a text that was cut.
+    """
+
+    array: Array
+    info: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -157,6 +174,8 @@ class Scores:
     facts : mapping of str to str
         What the data contributed to the number (a gallery's size and hash): goes into the
         signature.
+    part_facts : mapping of str to mapping of str to str
+        The same, for one component alone.
     """
 
     value: Array
@@ -164,6 +183,7 @@ class Scores:
     undefined: Mapping[int, str] = field(default_factory=dict)
     notes: Mapping[int, str] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
+    part_facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 Features = Mapping[str, Any]
@@ -198,13 +218,21 @@ class Metric(Protocol):
 class Backbone(Protocol):
     """A loaded model that turns inputs into features."""
 
+    batch_size: int
+
     @property
     def fingerprint(self) -> str:
         """Architecture, hash of the weights, preprocessing and dtype, as one short hash."""
         ...
 
-    def extract(self, feature: Feature, inputs: Sequence[Any]) -> list[Array]:
-        """Features of the inputs, one array an input."""
+    def prepare(self, feature: Feature, image: Any) -> Any:
+        """A decoded image in the form that `extract` takes; called from several threads."""
+        ...
+
+    def extract(
+        self, feature: Feature, inputs: Sequence[Any], *, batch_size: int | None = None
+    ) -> list[Extracted | InputError]:
+        """Features of prepared images or of texts, one an input, in their order."""
         ...
 
 
@@ -264,13 +292,13 @@ def _unescape(text: str) -> str:
     return text.replace("%0A", "\n").replace("%7C", "|").replace("%25", "%")
 
 
-Progress = Callable[[int, int], None]
 PathLike = str | Path
 
 __all__ = [
     "STATUSES",
     "Array",
     "Backbone",
+    "Extracted",
     "Feature",
     "Features",
     "ImageLike",

@@ -18,7 +18,14 @@ from tiny import TEXTS, make_clip, picture, save_tokenizer
 
 from scorekit.backbones.handle import get_handle, unload_backbones
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
-from scorekit.types import InputError, UsageError, image_embedding, text_embedding
+from scorekit.backbones.texts import Texts
+from scorekit.types import (
+    Backbone,
+    InputError,
+    UsageError,
+    image_embedding,
+    text_embedding,
+)
 
 IMAGE, TEXT = image_embedding("x"), text_embedding("x")
 
@@ -275,13 +282,17 @@ def test_fast_resize_is_within_what_is_promised(b32: Path) -> None:
     assert exact.fingerprint != fast.fingerprint
 
 
+def long_text(how: str) -> Any:
+    return text_embedding("x", long_text=how)
+
+
 def test_long_texts(tiny_clip: str) -> None:
     long = "a red circle. a blue square. " * 4
-    cut = get_handle(tiny_clip).model().extract(TEXT, [long, "a dog"])
+    model = get_handle(tiny_clip).model()
+    cut = model.extract(TEXT, [long, "a dog"])
     assert cut[0].info == {"tokens": 34, "limit": 16}
     assert cut[1].info == {}
-    error = get_handle(tiny_clip, BackboneOptions(long_text="error")).model()
-    refused, fine = error.extract(TEXT, [long, "a dog"])
+    refused, fine = model.extract(long_text("error"), [long, "a dog"])
     assert isinstance(refused, InputError)
     assert refused.status == "text_too_long"
     assert "34 tokens" in refused.note
@@ -289,27 +300,41 @@ def test_long_texts(tiny_clip: str) -> None:
 
 
 def test_windows_end_at_sentences(tiny_clip: str) -> None:
-    model = get_handle(tiny_clip, BackboneOptions(long_text="window")).model()
+    model = get_handle(tiny_clip).model()
     text = "a red circle on a small square. the blue cat chases a dog around. rain."
-    windows = model.split_windows(text)
+    windows = Texts(model, "", 8).windows(text)
     assert windows == ["a red circle on a small square.", "the blue cat chases a dog around. rain."]
-    (got,) = model.extract(TEXT, [text])
+    (got,) = model.extract(long_text("window"), [text])
     parts = embed(model, texts=windows)
     want = np.mean(parts / np.linalg.norm(parts, axis=1, keepdims=True), axis=0)
     np.testing.assert_allclose(got.array, want, atol=1e-6)
     assert got.info["windows"] == 2
     one_sentence = " ".join(["red"] * 40)
-    assert all(model.tokenize([w])[0].full_length <= 16 for w in model.split_windows(one_sentence))
-    assert " ".join(model.split_windows(one_sentence)) == one_sentence
+    split = Texts(model, "", 8).windows(one_sentence)
+    assert all(model.tokenize([w])[0].full_length <= 16 for w in split)
+    assert " ".join(split) == one_sentence
+    prefixed = Texts(model, "a photo depicts ", 8).windows(text)
+    assert all(w.startswith("a photo depicts ") for w in prefixed)
+    assert all(model.tokenize([w])[0].full_length <= 16 for w in prefixed)
+
+
+def test_a_prefix_that_leaves_no_room_is_refused(tiny_clip: str) -> None:
+    model = get_handle(tiny_clip).model()
+    feature = text_embedding("x", long_text="window", prefix="a red circle and " * 3 + "a ")
+    (got,) = model.extract(feature, ["a dog on a small square " * 3])
+    assert isinstance(got, InputError)
+    assert got.note == "the prefix leaves 1 tokens of 16"
 
 
 def test_batch_size_and_order_change_nothing(tiny_clip: str) -> None:
     images = [picture(i) for i in range(7)]
     texts = [" ".join(TEXTS[i % 4].split()[: 1 + i]) for i in range(7)]
     full = get_handle(tiny_clip).model()
-    small = get_handle(tiny_clip, BackboneOptions(batch_size=2)).model()
-    np.testing.assert_allclose(embed(full, images), embed(small, images), atol=1e-5)
-    np.testing.assert_allclose(embed(full, texts=texts), embed(small, texts=texts), atol=1e-5)
+    prepared = [full.prepare(IMAGE, image) for image in images]
+    for feature, inputs in ((IMAGE, prepared), (TEXT, texts)):
+        whole, parts = (full.extract(feature, inputs, batch_size=b) for b in (None, 2))
+        for a, b in zip(whole, parts, strict=True):
+            np.testing.assert_allclose(a.array, b.array, atol=1e-5)
     back = embed(full, texts=texts[::-1])[::-1]
     np.testing.assert_allclose(embed(full, texts=texts), back, atol=1e-5)
 
@@ -336,7 +361,7 @@ def test_one_input_that_fails_costs_no_other(
 
 def test_short_memory_halves_the_batch(tiny_clip: str, monkeypatch: pytest.MonkeyPatch) -> None:
     unload_backbones()
-    model = get_handle(tiny_clip, BackboneOptions(batch_size=8)).model()
+    model = get_handle(tiny_clip).model()
     whole = type(model).encode_images
 
     def encode(self: Any, pixels: Any) -> Any:
@@ -452,6 +477,140 @@ def test_gradients_reach_the_images(tiny_clip: str) -> None:
     )
     cos = torch.nn.functional.cosine_similarity(out[0].detach(), torch.from_numpy(exact[0]), dim=0)
     assert float(cos) > 0.999
+
+
+def _tiny_open_clip(folder: Path, name: str, text: dict[str, Any]) -> Path:
+    """A tiny OpenCLIP model with an HF tokenizer that pads with 1, as SigLIP's does."""
+    tokenizer = folder / "tokenizer"
+    save_tokenizer(tokenizer, limit=16, pad_last=True)
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 1,
+            "width": 32,
+            "patch_size": 8,
+            "head_width": 16,
+        },
+        "text_cfg": {
+            "context_length": 16,
+            "vocab_size": 64,
+            "width": 32,
+            "heads": 2,
+            "layers": 2,
+            "hf_tokenizer_name": str(tokenizer),
+            **text,
+        },
+        "custom_text": True,
+    }
+    (folder / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder)
+    torch.manual_seed(3)
+    model = open_clip.model.CustomTextCLIP(
+        **{k: v for k, v in open_clip.get_model_config(name).items() if k != "custom_text"}
+    )
+    spread(model)
+    weights = folder / f"{name}.safetensors"
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, weights)
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tiny-siglip-type", {"no_causal_mask": True, "pool_type": "last", "proj_bias": True}),
+        ("tiny-causal", {"pool_type": "argmax"}),
+    ],
+)
+def test_open_clip_with_a_tokenizer_of_another_kind(
+    tmp_path: Path, name: str, text: dict[str, Any]
+) -> None:
+    weights = _tiny_open_clip(tmp_path, name, text)
+    model = get_handle(f"open_clip:{name}/{weights}").model()
+    theirs, _, _ = open_clip.create_model_and_transforms(name, pretrained=str(weights))
+    theirs.eval()
+    texts = [*TEXTS, "a red circle " * 20]
+    with torch.no_grad():
+        want = theirs.encode_text(open_clip.get_tokenizer(name)(texts)).numpy()
+    np.testing.assert_allclose(embed(model, texts=texts), want, atol=1e-5)
+    assert model.extract(TEXT, texts)[-1].info["limit"] == 16
+
+
+def test_left_padding_is_kept(tmp_path: Path) -> None:
+    folder = make_siglip(tmp_path / "left")
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "padding_side": "left"}))
+    model = get_handle(f"hf:{folder}").model()
+    theirs = transformers.SiglipModel.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer(list(TEXTS), padding="max_length", max_length=16, return_tensors="pt")
+    with torch.no_grad():
+        want = theirs.get_text_features(input_ids=inputs["input_ids"]).pooler_output.numpy()
+    np.testing.assert_allclose(embed(model, texts=TEXTS), want, atol=1e-5)
+
+
+def test_scale_and_bias_are_those_of_the_file_in_every_dtype(tmp_path: Path) -> None:
+    folder = make_siglip(tmp_path / "s")
+    low = get_handle(f"hf:{folder}", BackboneOptions(dtype="bf16")).model()
+    assert low.info.constants == pytest.approx({"logit_scale": np.exp(2.0), "logit_bias": -3.0})
+
+
+def test_a_folder_in_open_clip_s_own_form(tmp_path: Path) -> None:
+    config = {
+        "model_cfg": {
+            "embed_dim": 16,
+            "vision_cfg": {
+                "image_size": 32,
+                "layers": 1,
+                "width": 32,
+                "patch_size": 8,
+                "head_width": 16,
+            },
+            "text_cfg": {
+                "context_length": 77,
+                "vocab_size": 49408,
+                "width": 32,
+                "heads": 2,
+                "layers": 1,
+            },
+        },
+        "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+    }
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    model = open_clip.model.CLIP(**config["model_cfg"])
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()},
+        tmp_path / "open_clip_model.safetensors",
+    )
+    loaded = get_handle(f"open_clip:{tmp_path}").model()
+    assert loaded.image_spec.mean == (0.5, 0.5, 0.5)
+    assert embed(loaded, texts=TEXTS).shape == (4, 16)
+
+
+def test_one_model_for_all_names_and_options_that_mean_it(
+    tiny_clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(tiny_clip.removeprefix("hf:"))
+    monkeypatch.chdir(folder.parent)
+    handles = [
+        get_handle(tiny_clip),
+        get_handle(f"hf:./{folder.name}"),
+        get_handle(tiny_clip, BackboneOptions(batch_size=3, long_text="error")),
+    ]
+    assert len({id(handle) for handle in handles}) == 1
+
+
+def test_an_image_that_would_explode_is_refused_in_both_modes(tiny_clip: str) -> None:
+    thin = Image.new("RGB", (1, 100_000))
+    for how in ("exact", "fast"):
+        model = get_handle(tiny_clip, BackboneOptions(resize=how)).model()  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="oversized_image"):
+            model.prepare(IMAGE, thin)
+
+
+def test_every_family_keeps_the_protocol(tiny_clip: str, b32: Path) -> None:
+    for name in (tiny_clip, f"open_clip:ViT-B-32-quickgelu/{b32}"):
+        assert isinstance(get_handle(name).model(), Backbone)
 
 
 def test_open_clip_brings_its_vocabulary() -> None:

@@ -15,6 +15,7 @@ import pytest
 from tiny import picture
 
 from scorekit import cli
+from scorekit.cache import FILE_NAME
 from scorekit.table import ScoreTable
 
 
@@ -90,6 +91,8 @@ def test_strict_makes_findings_fatal(run: Any, image_folder: Path, tiny_clip: st
         (["score", "{images}", "--dtype", "fp8"], "dtype is one of"),
         (["score", "{images}", "--cache", "x", "--no-cache"], "exclude each other"),
         (["score", "{images}", "--text", "a", "--prompts", "p.csv"], "--text"),
+        (["score", "{images}", "--workers", "-1"], "workers must be at least 1"),
+        (["score", "{images}", "--backbone", "hf:~nouser/x"], "no such path"),
         (["compare", "a.parquet", "b.parquet"], "no table a.parquet"),
         (["metrics", "nothing"], "unknown metric"),
         (["cache", "info"], "no cache at"),
@@ -128,6 +131,23 @@ def test_compare(run: Any, image_folder: Path, tiny_clip: str, tmp_path: Path) -
     assert result["n"] == 4
     assert run("compare", a)[0] == 2
     assert run("compare", a, b, "--systems", "good,bad")[0] == 2
+
+
+def test_compare_what_can_be_compared(
+    run: Any, image_folder: Path, tiny_clip: str, tmp_path: Path
+) -> None:
+    """A gallery of another size makes retrieval incomparable, not the cosine beside it."""
+    whole, part = tmp_path / "whole.parquet", tmp_path / "part.parquet"
+    metrics = ["-m", f"clip_t@{tiny_clip}", "-m", f"retrieval@{tiny_clip}"]
+    run("score", image_folder, *metrics, "-o", whole)
+    lines = (image_folder / "prompts.csv").read_text().splitlines()
+    (tmp_path / "fewer.csv").write_text("\n".join(x for x in lines if ",3," not in x))
+    run("score", image_folder, "--prompts", tmp_path / "fewer.csv", *metrics, "-o", part)
+    code, shown, errors = run("compare", whole, part)
+    assert code == 0
+    assert "clip_t" in shown
+    assert "note: retrieval can't be compared" in errors
+    assert run("compare", whole, part, "-m", "retrieval")[0] == 2
 
 
 def test_lists_and_cards(run: Any) -> None:
@@ -185,7 +205,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, tiny_clip: str) -> None:
     )
     cache = Path(os.environ["SCOREKIT_CACHE"])
     deadline = time.monotonic() + 60
-    while not (cache / "features.sqlite").exists() and time.monotonic() < deadline:
+    while not (cache / FILE_NAME).exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)

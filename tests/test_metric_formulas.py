@@ -138,7 +138,13 @@ def test_pickscore_has_a_gradient_through_the_preference_too() -> None:
     torch = pytest.importorskip("torch")
     image = torch.tensor(unit(4), requires_grad=True)
     text = torch.tensor(unit(4, seed=1))
-    features = {"image": image, "text": text, "logit_scale": 100.0, "item": list("abab")}
+    features = {
+        "image": image,
+        "text": text,
+        "logit_scale": 100.0,
+        "item": list("abab"),
+        "system": list("xxyy"),
+    }
     PickScore().score(features).components["preference"][0].backward()
     assert image.grad is not None
     assert torch.isfinite(image.grad).all()

@@ -157,6 +157,32 @@ def test_a_pair_that_fails_is_named(tiny_clip: str) -> None:
         Retrieval(backbone=tiny_clip)(torch.rand(2, 3, 32, 32), ["a", "b"], differentiable=True)
 
 
+def test_long_and_empty_texts_with_gradients_as_without(tiny_clip: str) -> None:
+    metric = CLIPScore(backbone=tiny_clip, clamp="none")
+    image = torch.from_numpy(np.asarray(picture(0, 32, 32)).copy()).permute(2, 0, 1)[None] / 255
+    long = "a red circle. a blue square. a dog and a cat. rain."
+    for how in ("truncate", "window"):
+        options = scorekit.BackboneOptions(long_text=how)
+        plain = metric(image, [long], options=options)
+        with_gradient = metric(image, [long], options=options, differentiable=True)
+        assert float(with_gradient[0].detach()) == pytest.approx(plain[0], abs=1e-3)
+    for texts, options, status in (
+        ([long], scorekit.BackboneOptions(long_text="error"), "text_too_long"),
+        (["  "], scorekit.BackboneOptions(), "empty_text"),
+    ):
+        with pytest.raises(InputError, match=f"{status}: pair 0"):
+            metric(image, texts, options=options, differentiable=True)
+
+
+def test_what_does_not_go_together(image_folder: Path, tiny_clip: str) -> None:
+    with pytest.raises(UsageError, match="nothing to score"):
+        CLIPScore(backbone=tiny_clip)([], [])
+    with pytest.raises(UsageError, match="brings its own"):
+        scorekit.score(image_folder, ["a", "b"], backbone=tiny_clip)
+    with pytest.raises(UsageError, match="prompts go with a folder"):
+        scorekit.score([picture(0)], ["a"], prompts="p.csv", backbone=tiny_clip)
+
+
 def test_readme_names() -> None:
     for name in scorekit.__all__:
         assert getattr(scorekit, name) is not None

@@ -79,7 +79,7 @@ def test_more_rows_than_a_chunk(tiny_clip: str, count_forwards: Callable[[], Any
         [pictures[i % 12] for i in range(300)], [TEXTS[i % 4] for i in range(300)]
     )
     unload_backbones()
-    get_handle(tiny_clip, NO_CACHE.backbone_options()).model()
+    get_handle(tiny_clip).model()
     before = count_forwards()
     seen: list[tuple[int, int]] = []
     table = score_samples(
@@ -102,7 +102,7 @@ def test_features_once_for_all_metrics(
     image_folder: Path, tiny_clip: str, count_forwards: Callable[[], Any]
 ) -> None:
     samples = read_samples(image_folder).samples
-    get_handle(tiny_clip, NO_CACHE.backbone_options()).model()
+    get_handle(tiny_clip).model()
     before = count_forwards()
     table = score_samples(
         samples,
@@ -346,6 +346,8 @@ def test_wrong_use_is_one_error(tiny_clip: str) -> None:
             score_samples(samples, metric, backbone=tiny_clip, options=NO_CACHE)
     with pytest.raises(UsageError, match="nothing to score"):
         score_samples([], "clipscore", backbone=tiny_clip)
+    with pytest.raises(UsageError, match="workers must be at least 1"):
+        RunOptions(workers=-1)
 
 
 def test_kept_columns_reach_the_table(tiny_clip: str) -> None:
@@ -362,6 +364,141 @@ def test_run_record(tiny_clip: str) -> None:
     assert set(run["versions"]) >= {"python", "scorekit", "torch", "transformers", "pillow"}
     assert run["counts"]["status"] == {"clip_t": {"ok": 1}}
     assert run["arguments"]["dtype"] == "fp32"
+
+
+def test_a_retrained_checkpoint_is_noticed_in_one_process(tmp_path: Path) -> None:
+    """The record beside the cache must not outlive the files that it tells of."""
+    options = RunOptions(cache=tmp_path / "c")
+    samples = samples_from([picture(0)], [TEXTS[0]])
+    more = samples_from([picture(0), picture(1)], [TEXTS[0], TEXTS[1]])
+    folder = make_clip(tmp_path / "model", seed=0)
+    name = f"hf:{folder}"
+    old = score_samples(samples, "clip_t", backbone=name, options=options).scores("clip_t")
+    unload_backbones()
+    cached = score_samples(samples, "clip_t", backbone=name, options=options).scores("clip_t")
+    assert not get_handle(name).loaded
+    np.testing.assert_array_equal(cached, old)
+    make_clip(folder, seed=1)
+    new = score_samples(more, "clip_t", backbone=name, options=options).scores("clip_t")
+    assert abs(new[0] - old[0]) > 1e-3
+    unload_backbones()
+    make_clip(folder, seed=0)
+    back = score_samples(more, "clip_t", backbone=name, options=options).scores("clip_t")
+    np.testing.assert_allclose(back[0], old[0], atol=1e-6)
+    unload_backbones()
+    fresh = score_samples(more, "clip_t", backbone=name, options=NO_CACHE).scores("clip_t")
+    np.testing.assert_allclose(back, fresh, atol=1e-6)
+
+
+def test_a_link_that_is_turned_elsewhere_is_noticed(tmp_path: Path) -> None:
+    options = RunOptions(cache=tmp_path / "c")
+    samples = samples_from([picture(0)], [TEXTS[0]])
+    link = tmp_path / "current"
+    scores = []
+    for seed in (0, 1):
+        target = make_clip(tmp_path / f"v{seed}", seed=seed)
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        table = score_samples(samples, "clip_t", backbone=f"hf:{link}", options=options)
+        scores.append(table.scores("clip_t")[0])
+        unload_backbones()
+    assert abs(scores[0] - scores[1]) > 1e-3
+
+
+def test_a_checkpoint_that_cannot_be_loaded_ends_the_run(tmp_path: Path) -> None:
+    options = RunOptions(cache=tmp_path / "c")
+    folder = make_clip(tmp_path / "model")
+    score_samples(
+        samples_from([picture(0)], [TEXTS[0]]), "clip_t", backbone=f"hf:{folder}", options=options
+    )
+    unload_backbones()
+    weights = folder / "model.safetensors"
+    stat = weights.stat()
+    content = bytearray(weights.read_bytes())
+    content[:8] = b"\xff" * 8
+    weights.write_bytes(content)
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as if nothing had happened
+    with pytest.raises(UsageError, match="can't load model"):
+        score_samples(
+            samples_from([picture(i) for i in range(5)], TEXTS[0]),
+            "clip_t",
+            backbone=f"hf:{folder}",
+            options=options,
+        )
+    unload_backbones()
+
+
+def test_columns_named_as_ours_do_not_win(tiny_clip: str) -> None:
+    meta = {"metric": "x", "value": 7.0, "status": "bad", "note": "n", "skill": "s"}
+    samples = [Sample("a", "s", TEXTS[0], picture(0), meta=meta)]
+    table = score_samples(samples, "clip_t", backbone=tiny_clip, options=NO_CACHE)
+    row = table.to_pandas().iloc[0]
+    assert row["status"] == "ok"
+    assert row["value"] != 7.0
+    assert (row["input.value"], row["input.metric"], row["skill"]) == (7.0, "x", "s")
+    assert table.mean("clip_t").n == 1
+
+
+def test_components_share_the_status_of_their_headline(tmp_path: Path, tiny_clip: str) -> None:
+    gone = [
+        Sample(str(i), "s", TEXTS[0], str(tmp_path / f"{i}.png"), references=(TEXTS[1],))
+        for i in range(130)
+    ]
+    good = [Sample("g", "s", TEXTS[0], picture(0), references=(TEXTS[1],))]
+    table = score_samples([*gone, *good], "ref_clipscore", backbone=tiny_clip, options=NO_CACHE)
+    frame = table.to_pandas()
+    parts = frame[frame["metric"] != "ref_clipscore"]
+    assert parts["status"].value_counts().to_dict() == {"missing_image": 260, "ok": 2}
+    assert (parts[parts["status"] != "ok"]["note"] != "").all()
+
+
+def test_directions_of_components(tiny_clip: str) -> None:
+    samples = samples_from([picture(i) for i in range(4)], list(TEXTS))
+    table = score_samples(samples, "retrieval", backbone=tiny_clip, options=NO_CACHE)
+    assert table.metrics["retrieval"].higher_is_better
+    assert not table.metrics["retrieval.rank"].higher_is_better
+    assert table.metrics["retrieval.rank"].aggregate == "median"
+
+
+def test_a_preference_knows_its_rivals(tiny_clip: str) -> None:
+    def preference(systems: list[str]) -> Signature:
+        samples = [Sample("a", s, TEXTS[0], picture(i)) for i, s in enumerate(systems)]
+        table = score_samples(samples, "pickscore", backbone=tiny_clip, options=NO_CACHE)
+        assert "rivals" not in dict(table.signatures["pickscore"].pairs)
+        return table.signatures["pickscore.preference"]
+
+    assert preference(["x", "y"]) == preference(["y", "x"])
+    assert preference(["x", "y"]) != preference(["x", "z"])
+
+
+def test_texts_that_are_none(tiny_clip: str) -> None:
+    texts: list[Any] = ["a dog", "\ud800 lone", 5, " "]
+    samples = [Sample(str(i), "s", t, picture(0)) for i, t in enumerate(texts)]
+    frame = score_samples(samples, "clip_t", backbone=tiny_clip, options=NO_CACHE).to_pandas()
+    assert frame["status"].tolist() == ["ok", "invalid_text", "invalid_text", "empty_text"]
+
+
+def test_an_empty_prefix_is_no_prefix(tiny_clip: str) -> None:
+    samples = samples_from([picture(0)], [TEXTS[0]])
+    table = score_samples(
+        samples, ["clip_t", "pickscore", "clipscore:prefix="], backbone=tiny_clip, options=NO_CACHE
+    )
+    assert table.run["counts"]["features_computed"] == 2
+
+
+def test_a_record_in_every_cache(tmp_path: Path, tiny_clip: str) -> None:
+    """A second cache used in one process must let a later process go without torch, too."""
+    samples = samples_from([picture(0)], [TEXTS[0]])
+    for name in "ab":
+        score_samples(
+            samples, "clip_t", backbone=tiny_clip, options=RunOptions(cache=tmp_path / name)
+        )
+    unload_backbones()
+    for name in "ab":
+        score_samples(
+            samples, "clip_t", backbone=tiny_clip, options=RunOptions(cache=tmp_path / name)
+        )
+    assert not get_handle(tiny_clip).loaded
 
 
 RESUME = """

@@ -64,7 +64,7 @@ def test_paired_comparison_by_hand() -> None:
     r = compare_paired([1, 2, 3, 4], [2, 2, 5, 3])
     assert (r.mean_a, r.mean_b, r.difference) == (2.5, 3.0, 0.5)
     assert (r.wins, r.ties, r.losses, r.n) == (2, 1, 1, 4)
-    # 16 sign patterns of the differences (1, 0, 2, -1); 10 have |sum| >= 2.
+    # Signs of the differences (1, 2, 1): 6 of 8 patterns have |sum| >= 2.
     assert r.p_value == pytest.approx(12 / 16)
 
 
@@ -96,3 +96,16 @@ def test_unequal_lengths_are_refused() -> None:
         compare_paired([1.0], [1.0, 2.0])
     with pytest.raises(ValueError, match="clusters"):
         summarize([1.0, 2.0], ["a"])
+
+
+def test_sign_flips_agree_with_scipy() -> None:
+    from scipy.stats import permutation_test
+
+    rng = np.random.default_rng(8)
+    a, b = rng.normal(0, 1, 12), rng.normal(0.4, 1, 12)
+    exact = permutation_test(
+        (a, b), lambda x, y: np.mean(y - x), permutation_type="samples", n_resamples=np.inf
+    ).pvalue
+    assert compare_paired(a, b).p_value == pytest.approx(exact)
+    sampled = compare_paired(a, b, n_resamples=4000).p_value
+    assert sampled == pytest.approx(exact, abs=0.03)

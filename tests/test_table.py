@@ -64,7 +64,7 @@ def test_a_failed_write_leaves_the_old_table(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ScoreTable, "_write_parquet", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UsageError, match=r"can't write .*: No space"):
         table(1.0).save(file)
     assert file.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
@@ -150,3 +150,16 @@ def test_signatures_with_every_awkward_letter() -> None:
     assert Signature.parse(str(signature)) == signature
     assert "\n" not in str(signature)
     assert json.loads(json.dumps(str(signature))) == str(signature)
+
+
+def test_a_column_of_several_types_is_kept_as_json(tmp_path: Path) -> None:
+    mixed = table()
+    mixed.frame["seed"] = pd.Series([1, "abc", None, 2.5], dtype=object)
+    back = ScoreTable.load(mixed.save(tmp_path / "t.parquet"))
+    assert back.frame["seed"].tolist() == ["1", '"abc"', "null", "2.5"]
+
+
+def test_duplicate_keys_cannot_be_compared() -> None:
+    twice = pd.concat([table().frame, table().frame], ignore_index=True)
+    with pytest.raises(UsageError, match="several rows have the same key"):
+        ScoreTable(twice, table().metrics).compare(table(), "clipscore")

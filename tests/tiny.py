@@ -15,13 +15,21 @@ WORDS = [
 
 
 def save_tokenizer(
-    folder: Path, *, limit: int, start: bool = True, end: bool = True, mask: bool = True
+    folder: Path,
+    *,
+    limit: int,
+    start: bool = True,
+    end: bool = True,
+    mask: bool = True,
+    pad_last: bool = False,
 ) -> int:
     """A word-level tokenizer with the special tokens that a tower wants; its vocabulary size."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     special = ["<pad>", "<unk>", "<bos>", "<eos>"]
+    if pad_last:
+        special[:2] = ["<unk>", "<pad>"]
     vocab = {word: i for i, word in enumerate([*special[:2], *WORDS, *special[2:]])}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -12,31 +11,21 @@ import numpy as np
 import torch
 from PIL import Image
 
+from scorekit.backbones.files import short_hash
 from scorekit.backbones.handle import BackboneInfo
 from scorekit.backbones.spec import DTYPES, BackboneOptions
-from scorekit.cache import Extracted
+from scorekit.backbones.texts import Texts, Tokens
+from scorekit.images import check_size
 from scorekit.resize import ImageSpec
-from scorekit.types import Array, Feature, InputError, UsageError
+from scorekit.types import Array, Extracted, Feature, InputError, UsageError
 
 CPU_BATCH = 32
 GPU_BATCH = 128
-PROBE = ("a red circle", "two small blue squares above a large green triangle, and no circle")
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """One text as a model reads it.
-
-    Attributes
-    ----------
-    ids : list of int
-        Special tokens included, padding not, at most the model's limit.
-    full_length : int
-        How many there were before the cut.
-    """
-
-    ids: list[int]
-    full_length: int
+PROBE = (
+    "a red circle",
+    "two small blue squares above a large green triangle, and no circle",
+    "Ünïcode – 日本語  “quotes” &amp; MORE 12,345 ☂",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +58,7 @@ class DualEncoder:
         self.options = options
         self.device = pick_device(options.device)
         self.dtype: torch.dtype = getattr(torch, DTYPES[options.dtype])
-        self.batch_size = options.batch_size or (
-            CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
-        )
+        self.batch_size = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
         self._mean: torch.Tensor | None = None
 
     # What a family gives ------------------------------------------------------------------
@@ -91,6 +78,12 @@ class DualEncoder:
     # The protocol -------------------------------------------------------------------------
 
     @property
+    def resizer(self) -> str:
+        """What resizes the images, for signatures."""
+        how = "torch-uint8" if self.options.resize == "fast" else "pil"
+        return f"{how}-{self.image_spec.interpolation}"
+
+    @property
     def fingerprint(self) -> str:
         """Architecture, weights, preprocessing and dtype, as one short hash."""
         return self.info.fingerprint
@@ -106,23 +99,28 @@ class DualEncoder:
             info["off_domain"] = "a photograph or painting, not a scene"
         return Prepared(pixels, info)
 
-    def extract(self, feature: Feature, inputs: Sequence[Any]) -> list[Extracted | InputError]:
+    def extract(
+        self, feature: Feature, inputs: Sequence[Any], *, batch_size: int | None = None
+    ) -> list[Extracted | InputError]:
         """Features of prepared images or of texts, one an input, in their order.
 
-        An input that fails gives an `InputError` in its place and costs no other.
+        An input that fails gives an `InputError` in its place and costs no other. Parameters
+        of texts: ``prefix``, and ``long_text`` as in `BackboneOptions`.
         """
+        size = batch_size or self.batch_size
+        params = dict(feature.params)
         if feature.kind == "image_embedding":
-            return self._each(inputs, self._embed_images)
+            return self.each(inputs, self._embed_images, size)
         if feature.kind == "text_embedding":
-            prefix = str(dict(feature.params).get("prefix", ""))
-            return self._embed_texts([prefix + text for text in inputs], prefix)
+            texts = Texts(self, str(params.get("prefix", "")), size)
+            return texts.embed(inputs, params.get("long_text", "truncate"))
         raise UsageError(f"{type(self).__name__} gives no {feature.kind}")
 
     # Images -------------------------------------------------------------------------------
 
     def _embed_images(self, images: Sequence[Prepared]) -> list[Extracted]:
         pixels = torch.from_numpy(np.stack([image.pixels for image in images]))
-        with torch.inference_mode():
+        with torch.inference_mode(), self._exact_convolutions():
             out = self.encode_images(self.normalise(pixels.to(self.device)))
         arrays = out.float().cpu().numpy()
         return [Extracted(a, i.info) for a, i in zip(arrays, images, strict=True)]
@@ -150,108 +148,9 @@ class DualEncoder:
                 self._mean = torch.tensor(self.image_spec.mean, device=self.device).reshape(shape)
         return ((x - self._mean) / self._std).to(self.dtype)
 
-    # Texts --------------------------------------------------------------------------------
-
-    def embed_texts(self, texts: Sequence[str], *, grad: bool = False) -> torch.Tensor:
-        """Embeddings (n, d) of texts within the limit or cut to it, as one tensor."""
-        ids = [tokens.ids for tokens in self.tokenize(texts)]
-        with nullcontext() if grad else torch.inference_mode():
-            return self._encode_ids(ids)
-
-    def _embed_texts(self, texts: Sequence[str], prefix: str) -> list[Extracted | InputError]:
-        """Embed texts by length, so that a batch's padding is short."""
-        tokens = self.tokenize(texts)
-        out: list[Extracted | InputError | None] = [None] * len(texts)
-        limit = self.info.text_limit
-        plain: list[int] = []
-        for i, token in enumerate(tokens):
-            too_long = token.full_length > limit
-            if too_long and self.options.long_text == "error":
-                out[i] = InputError(
-                    "text_too_long", f"{token.full_length} tokens, the model reads {limit}"
-                )
-            elif too_long and self.options.long_text == "window":
-                out[i] = self._embed_windows(texts[i], prefix, token.full_length)
-            else:
-                plain.append(i)
-        plain.sort(key=lambda i: len(tokens[i].ids))
-        done = self._each([tokens[i] for i in plain], self._embed_tokens)
-        for i, result in zip(plain, done, strict=True):
-            out[i] = result
-        return [result for result in out if result is not None]
-
-    def _embed_tokens(self, tokens: Sequence[Tokens]) -> list[Extracted]:
-        with torch.inference_mode():
-            arrays = self._encode_ids([t.ids for t in tokens]).float().cpu().numpy()
-        limit = self.info.text_limit
-        return [
-            Extracted(
-                array,
-                {"tokens": t.full_length, "limit": limit} if t.full_length > limit else {},
-            )
-            for array, t in zip(arrays, tokens, strict=True)
-        ]
-
-    def _encode_ids(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
-        longest = max(len(i) for i in ids)
-        return self.encode_tokens(ids, longest if self.trims else self.info.text_limit)
-
-    def _embed_windows(self, text: str, prefix: str, length: int) -> Extracted | InputError:
-        """Mean of the unit embeddings of a long text's windows."""
-        windows = self.split_windows(text.removeprefix(prefix), prefix)
-        parts = self._each(self.tokenize(windows), self._embed_tokens)
-        arrays = []
-        for part in parts:
-            if isinstance(part, InputError):
-                return part
-            arrays.append(part.array / np.linalg.norm(part.array))
-        info = {"tokens": length, "limit": self.info.text_limit, "windows": len(windows)}
-        mean: Array = np.stack(arrays).mean(axis=0, dtype=np.float32)
-        return Extracted(mean, info)
-
-    def split_windows(self, text: str, prefix: str = "") -> list[str]:
-        """Split a text into windows within the limit, at sentence ends where it can.
-
-        A sentence that is too long alone is split at words, a word at letters. Every window
-        gets the prefix.
-        """
-        windows: list[str] = []
-        current = ""
-        for sentence in re.findall(r".+?(?:[.!?。！？]+[\"')\]]*\s*|\n+|$)", text, re.DOTALL):
-            if self._fits(prefix + current + sentence):
-                current += sentence
-                continue
-            if current.strip():
-                windows.append(prefix + current.strip())
-            current = ""
-            for piece in self._pieces(sentence, prefix):
-                if self._fits(prefix + current + piece):
-                    current += piece
-                else:
-                    if current.strip():
-                        windows.append(prefix + current.strip())
-                    current = piece
-        if current.strip():
-            windows.append(prefix + current.strip())
-        return windows
-
-    def _pieces(self, sentence: str, prefix: str) -> list[str]:
-        if self._fits(prefix + sentence):
-            return [sentence]
-        words = re.findall(r"\S+\s*", sentence)
-        step = max(1, self.info.text_limit // 8)  # a letter is 4 tokens at most, mostly 1
-        return [
-            piece
-            for word in words
-            for piece in (
-                [word]
-                if self._fits(prefix + word)
-                else [word[i : i + step] for i in range(0, len(word), step)]
-            )
-        ]
-
-    def _fits(self, text: str) -> bool:
-        return self.tokenize([text])[0].full_length <= self.info.text_limit
+    def tokenizer_hash(self) -> str:
+        """Hash of the ids of some texts: tells two vocabularies or cleanings apart."""
+        return short_hash([tokens.ids for tokens in self.tokenize(PROBE)])
 
     def find_trimming(self) -> bool:
         """Try whether trimmed padding gives the same embeddings as full padding.
@@ -270,14 +169,36 @@ class DualEncoder:
         tolerance = 1e-5 if self.dtype == torch.float32 else 1e-2
         return bool((1 - cos).max() < tolerance)
 
+    def embed_tokens(self, tokens: Sequence[Tokens]) -> list[Extracted]:
+        """Features of texts within the limit or cut to it; `info` says which were cut."""
+        ids, limit = [t.ids for t in tokens], self.info.text_limit
+        length = max(len(i) for i in ids) if self.trims else limit
+        with torch.inference_mode():
+            arrays = self.encode_tokens(ids, length).float().cpu().numpy()
+        infos: list[dict[str, Any]] = [
+            {"tokens": t.full_length, "limit": limit} if t.full_length > limit else {}
+            for t in tokens
+        ]
+        return [Extracted(array, info) for array, info in zip(arrays, infos, strict=True)]
+
+    def _exact_convolutions(self) -> Any:
+        """Without TF32, which CUDA would use for float32 convolutions: 10 bits of mantissa."""
+        if self.device.type != "cuda" or self.dtype != torch.float32:
+            return nullcontext()
+        return torch.backends.cudnn.flags(
+            enabled=True, benchmark=torch.backends.cudnn.benchmark, allow_tf32=False
+        )
+
     # Batches ------------------------------------------------------------------------------
 
-    def _each(self, inputs: Sequence[Any], embed: Any) -> list[Extracted | InputError]:
+    def each(
+        self, inputs: Sequence[Any], embed: Callable[[Any], list[Extracted]], size: int
+    ) -> list[Extracted | InputError]:
         """Run batches; halve them where memory is short; then one by one where one fails."""
         out: list[Extracted | InputError] = []
         start = 0
         while start < len(inputs):
-            batch = inputs[start : start + self.batch_size]
+            batch = inputs[start : start + size]
             try:
                 out.extend(embed(batch))
             except torch.OutOfMemoryError:
@@ -286,7 +207,8 @@ class DualEncoder:
                         "one input alone does not fit into the device's memory; "
                         "try --dtype bf16 or --device cpu"
                     ) from None
-                self.batch_size = max(1, len(batch) // 2)
+                size = len(batch) // 2
+                self.batch_size = min(self.batch_size, size)
                 torch.cuda.empty_cache()
                 continue
             except Exception as error:
@@ -294,7 +216,7 @@ class DualEncoder:
                     out.append(InputError("failed", f"{type(error).__name__}: {error}"))
                 else:
                     for single in batch:
-                        out.extend(self._each([single], embed))
+                        out.extend(self.each([single], embed, 1))
             start += len(batch)
         return out
 
@@ -323,6 +245,7 @@ def torch_resize(x: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
     """Resize and crop a batch (n, 3, h, w) with torch's antialiased interpolation."""
     h, w = x.shape[-2:]
     target = spec.resized(h, w)
+    check_size(target[1], target[0], f"{w} x {h} would be resized to ")
     if target != (h, w):
         mode = "nearest-exact" if spec.interpolation == "nearest" else spec.interpolation
         if mode == "lanczos":
@@ -337,12 +260,14 @@ def torch_resize(x: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
 
 
 def _centre(x: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
-    """Cut the centre out of a batch (n, 3, h, w), padded with black where it is smaller."""
+    """Cut the centre out of a batch (n, 3, h, w), padded where it is smaller."""
     margins = [side - size for side, size in zip(x.shape[-2:], spec.size, strict=True)]
     if min(margins) < 0:
         before = [max(0, -m) // 2 for m in margins]
         after = [max(0, -m) - b for m, b in zip(margins, before, strict=True)]
-        x = torch.nn.functional.pad(x, (before[1], after[1], before[0], after[0]))
+        fill = spec.fill if isinstance(spec.fill, int) else spec.fill[0]
+        level = fill / 255 if x.is_floating_point() else fill
+        x = torch.nn.functional.pad(x, (before[1], after[1], before[0], after[0]), value=level)
         margins = [max(0, m) for m in margins]
     half = round if spec.crop_rounding == "round" else int
     top, left = (half(m / 2) for m in margins)
@@ -356,9 +281,14 @@ def fast_resize(pixels: Array, spec: ImageSpec) -> Array:
 
 
 def looks_drawn(pixels: Array) -> bool:
-    """Whether an image is flat enough to be a scene: most neighbouring pixels are alike."""
-    steps = np.abs(np.diff(pixels.astype(np.int16), axis=1)).max(axis=-1)
-    return bool(np.mean(steps <= 6) > 0.6)
+    """Whether an image is flat enough to be a scene: most neighbouring pixels are alike.
+
+    On 180 scenes at 64 pixels the share is .77 to .95; on 16 photographs and paintings, .04
+    to .52.
+    """
+    x = pixels.astype(np.int16)
+    steps = [np.abs(np.diff(x, axis=axis)).max(axis=-1).ravel() for axis in (0, 1)]
+    return bool(np.mean(np.concatenate(steps) <= 2) > 0.65)
 
 
 __all__ = ["DualEncoder", "Prepared", "Tokens", "pick_device"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,30 @@ def hub_folder(repo: str, *, allow_pickle: bool) -> Path:
         return Path(_download(repo, allow_pickle))
     except UsageError:
         raise
+    except Exception as error:
+        raise UsageError(_unreachable(f"hf:{repo}", repo, error)) from None
+
+
+def small_files_folder(repo: str) -> Path:
+    """The folder of a repository's tokenizer and configuration, without its weights.
+
+    Raises
+    ------
+    UsageError
+        If they are neither on disk nor to be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*" + suffix for suffix in SMALL_FILES]
+    try:
+        folder = Path(snapshot_download(repo, local_files_only=True, allow_patterns=patterns))
+        if (folder / "preprocessor_config.json").is_file():
+            return folder
+    except FileNotFoundError:
+        pass
+    _reach_hub(f"hf:{repo}", repo)
+    try:
+        return Path(snapshot_download(repo, allow_patterns=patterns))
     except Exception as error:
         raise UsageError(_unreachable(f"hf:{repo}", repo, error)) from None
 
@@ -133,6 +158,19 @@ def short_hash(parts: Any) -> str:
     """Twelve hex digits over a JSON value: long enough never to meet by chance."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def one_line_errors(name: str) -> Iterator[None]:
+    """What goes wrong in loading concerns the whole run: say it in one line."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        detail = " ".join(lines[:2])[:240]
+        raise UsageError(f"can't load {name}: {type(error).__name__}: {detail}") from error
 
 
 def _download(repo: str, allow_pickle: bool) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from typing import Any
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
 from scorekit.cache import Cache
 from scorekit.registry import load_backbone_family
+from scorekit.types import UsageError
+
+FileState = tuple[str, str, int, int]
+"""Path, where its links lead, size, and time in ns."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,12 @@ class BackboneInfo:
         ``logit_scale`` (exponentiated) and ``logit_bias``, where the model has them.
     domain : str
         What images it knows: ``any``, or ``scenes``.
-    files : tuple of (path, bytes, mtime_ns)
-        What it was loaded from; a change makes this record stale.
+    resize : str
+        What resizes its images, for signatures: ``pil-bicubic``, ``torch-uint8-bicubic``, or
+        ``processor`` where the checkpoint's own image processor does.
+    files : tuple of FileState
+        What it was loaded from, folders included (their time tells of files that came or
+        went); a change makes this record stale.
     """
 
     fingerprint: str
@@ -41,22 +50,24 @@ class BackboneInfo:
     text_limit: int
     constants: Mapping[str, float]
     domain: str
-    files: tuple[tuple[str, int, int], ...]
+    resize: str
+    files: tuple[FileState, ...]
 
 
 class BackboneHandle:
     """A backbone that is loaded only when a feature is not in the cache.
 
     What a signature and a cache key need (`info`) is remembered in the cache beside the
-    size and time of the files that it was read from; while those are unchanged, a run whose
-    features are all cached loads no model and no torch.
+    state of the files that it was read from; while those are unchanged, a run whose features
+    are all cached loads no model and no torch.
     """
 
     def __init__(self, spec: BackboneSpec, options: BackboneOptions) -> None:
         self.spec = spec
         self.options = options
         self._model: Any = None
-        self._info: BackboneInfo | None = None
+        self._recalled: BackboneInfo | None = None
+        self._error: UsageError | None = None
         self._lock = threading.Lock()
 
     @property
@@ -65,39 +76,62 @@ class BackboneHandle:
         return self._model is not None
 
     def model(self) -> Any:
-        """The loaded model; the first call loads it."""
+        """The loaded model; the first call loads it.
+
+        Raises
+        ------
+        UsageError
+            If it can't be loaded, or is not the one that `info` last told of.
+        """
         with self._lock:
+            if self._error is not None:
+                raise self._error
             if self._model is None:
-                self._model = load_backbone_family(self.spec.family)(self.spec, self.options)
-                self._info = self._model.info
+                try:
+                    self._model = self._load()
+                except UsageError as error:
+                    # Every thread that waits for the model would try again.
+                    self._error = error
+                    _handles.pop((self.spec, self.options), None)
+                    raise
             return self._model
 
     def info(self, cache: Cache) -> BackboneInfo:
         """Fingerprint, limits and constants, from the cache's record where it still holds."""
-        if self._info is None:
-            self._info = self._recall(cache)
-        if self._info is None:
-            info: BackboneInfo = self.model().info
-            cache.put_note(self._note_key(), asdict(info))
-            return info
-        return self._info
+        if self._model is None:
+            recalled = _read_record(cache.get_note(self._record_key()))
+            if recalled is not None and all(state_of(f[0]) == f for f in recalled.files):
+                self._recalled = recalled
+                return recalled
+            self._recalled = None
+        info: BackboneInfo = self.model().info
+        record = json.loads(json.dumps(asdict(info)))
+        if cache.get_note(self._record_key()) != record:
+            cache.put_note(self._record_key(), record)
+        return info
 
-    def _recall(self, cache: Cache) -> BackboneInfo | None:
-        note = cache.get_note(self._note_key())
-        if note is None:
-            return None
+    def _load(self) -> Any:
         try:
-            files = tuple((str(p), int(s), int(t)) for p, s, t in note.pop("files"))
-            info = BackboneInfo(**note, files=files)
-        except (KeyError, TypeError, ValueError):
-            return None  # written by another release
-        return info if files and all(_unchanged(*file) for file in files) else None
+            model = load_backbone_family(self.spec.family)(self.spec, self.options)
+        except (UsageError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise UsageError(
+                f"can't load {self.spec.given}: {type(error).__name__}: {first[:240]}"
+            ) from error
+        told = self._recalled
+        if told is not None and told.fingerprint != model.info.fingerprint:
+            raise UsageError(
+                f"the checkpoint {self.spec.given} changed while it was in use; run again"
+            )
+        return model
 
-    def _note_key(self) -> str:
+    def _record_key(self) -> str:
         """All that the record depends on besides the files themselves."""
-        options = replace(self.options, device="auto", batch_size=None, long_text="truncate")
         libraries = [_version(p) for p in ("scorekit", "open_clip_torch", "transformers")]
-        parts = json.dumps([self.spec.family, self.spec.name, asdict(options), libraries])
+        options = {**asdict(self.options), "device": ""}
+        parts = json.dumps([self.spec.family, self.spec.name, options, libraries])
         return "backbone:" + hashlib.sha256(parts.encode()).hexdigest()
 
 
@@ -105,14 +139,14 @@ _handles: dict[tuple[BackboneSpec, BackboneOptions], BackboneHandle] = {}
 
 
 def get_handle(name: str, options: BackboneOptions | None = None) -> BackboneHandle:
-    """The handle of a backbone, the same one for the same name and options.
+    """The handle of a backbone: one for all names and options that mean the same model.
 
     Raises
     ------
     UsageError
         If there is no such family.
     """
-    key = (BackboneSpec.parse(name), options or BackboneOptions())
+    key = (BackboneSpec.parse(name), (options or BackboneOptions()).for_loading())
     return _handles.setdefault(key, BackboneHandle(*key))
 
 
@@ -121,17 +155,38 @@ def unload_backbones() -> None:
     _handles.clear()
 
 
-def stat_of(path: str | Path) -> tuple[str, int, int]:
-    """Path, size and time of a file, as `BackboneInfo.files` keeps them."""
-    stat = Path(path).stat()
-    return str(path), stat.st_size, stat.st_mtime_ns
-
-
-def _unchanged(path: str, size: int, mtime_ns: int) -> bool:
+def state_of(path: str | Path) -> FileState | None:
+    """The state of a file or folder, as `BackboneInfo.files` keeps it; None if it is gone."""
     try:
-        return stat_of(path) == (path, size, mtime_ns)
+        stat = Path(path).stat()
     except OSError:
-        return False
+        return None
+    return str(path), os.path.realpath(path), stat.st_size, stat.st_mtime_ns
+
+
+def states_of(paths: Iterable[Path]) -> tuple[FileState, ...]:
+    """The states of what a checkpoint was read from, and of the hub's reference to it."""
+    given = list(paths)
+    # In a hub cache, snapshots/COMMIT/file: the reference says which commit is meant by name.
+    references = dict.fromkeys(
+        folder.parent / "refs" / "main"
+        for path in given
+        for folder in path.parents[:3]
+        if folder.name == "snapshots"
+    )
+    states = (state_of(path) for path in [*given, *references])
+    return tuple(state for state in states if state is not None)
+
+
+def _read_record(note: Any) -> BackboneInfo | None:
+    if note is None:
+        return None
+    try:
+        files = tuple((str(p), str(r), int(s), int(t)) for p, r, s, t in note["files"])
+        info = BackboneInfo(**{**note, "files": files})
+    except (KeyError, TypeError, ValueError):
+        return None  # written by another release
+    return info if files else None
 
 
 def _version(package: str) -> str:

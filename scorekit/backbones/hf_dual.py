@@ -7,24 +7,36 @@ from the checkpoint, and tried before they are trusted.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import safe_open
 
-from scorekit.backbones.dual import DualEncoder, Prepared, Tokens
-from scorekit.backbones.files import hub_folder, sha256_of, short_hash, weight_files
-from scorekit.backbones.handle import BackboneInfo, stat_of
+from scorekit.backbones.dual import DualEncoder, Prepared
+from scorekit.backbones.files import (
+    SMALL_FILES,
+    hub_folder,
+    one_line_errors,
+    sha256_of,
+    short_hash,
+    small_files_folder,
+    weight_files,
+)
+from scorekit.backbones.handle import BackboneInfo, states_of
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
+from scorekit.backbones.texts import Tokens
 from scorekit.resize import ImageSpec
 from scorekit.types import Feature, UsageError
 
 # What a config says of its own history changes no number.
 _HISTORY = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
+# Checkpoints that are published without a tokenizer and image processor, and whose they use.
+_PROCESSORS = {"yuvalkirstain/PickScore_v1": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"}
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
@@ -46,18 +58,23 @@ def load(spec: BackboneSpec, options: BackboneOptions) -> HfDual:
     if not has_config or not weights:
         lacks = "weights" if has_config else "config.json"
         raise UsageError(f"{folder} is no transformers checkpoint: it lacks {lacks}")
-    return HfDual(folder, weights, options)
+    processors = folder
+    if spec.name in _PROCESSORS and not (folder / "preprocessor_config.json").is_file():
+        processors = small_files_folder(_PROCESSORS[spec.name])
+    return HfDual(folder, weights, processors, options)
 
 
 class HfDual(DualEncoder):
     """A transformers dual encoder behind the common interface."""
 
-    def __init__(self, folder: Path, weights: list[Path], options: BackboneOptions) -> None:
+    def __init__(
+        self, folder: Path, weights: list[Path], processors: Path, options: BackboneOptions
+    ) -> None:
         super().__init__(options)
         self.model = _load_model(folder, weights, self.dtype, options).to(self.device).eval()
         self.model.requires_grad_(False)
-        self.tokenizer, self.processor = _load_processors(folder, options)
-        limit = _text_limit(self.model, self.tokenizer)
+        self.tokenizer, self.processor = _load_processors(processors, options)
+        self._limit = _text_limit(self.model, self.tokenizer)
         spec = image_spec_of(self.processor)
         self.uses_spec = spec is not None and agrees(spec, self.processor)
         if not self.uses_spec:
@@ -65,25 +82,33 @@ class HfDual(DualEncoder):
         assert spec is not None
         self.image_spec = spec
         config = self.model.config.to_dict()
+        files = [*weights, *_small_files(folder, options), *_small_files(processors, options)]
         identity = short_hash(
             {
                 "arch": _without_history(config),
                 "weights": sha256_of(weights),
                 "image": spec.describe() if self.uses_spec else self.processor.to_dict(),
-                "text": [limit, sha256_of(_tokenizer_files(folder))],
+                "text": [self._limit, self.tokenizer_hash()],
+                "code": sha256_of(p for p in files if p.suffix == ".py"),
             }
         )
         note = config.get("scorekit") or {}
         self.info = BackboneInfo(
-            fingerprint=short_hash([identity, options.resize, options.dtype]),
+            fingerprint=short_hash([identity, self.resizer, options.dtype]),
             identity=identity,
-            text_limit=limit,
-            constants=_constants(self.model),
+            text_limit=self._limit,
+            constants=_constants(self.model, weights),
             domain=str(note.get("domain", "any")),
-            files=tuple(stat_of(p.resolve()) for p in [*weights, *_small_files(folder)]),
+            resize=self.resizer,
+            files=states_of([*files, folder, processors]),
         )
-        with _one_line_errors(folder.name):
+        with one_line_errors(folder.name):
             self.trims = self.find_trimming()
+
+    @property
+    def resizer(self) -> str:
+        """What resizes the images, for signatures."""
+        return super().resizer if self.uses_spec else "processor"
 
     def prepare(self, feature: Feature, image: Image.Image) -> Prepared:
         """Resize and crop one decoded image, by the checkpoint's own processor if need be."""
@@ -100,7 +125,7 @@ class HfDual(DualEncoder):
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Token ids of texts, cut to the limit with the end token kept."""
         full = self.tokenizer(list(texts), add_special_tokens=True, truncation=False, verbose=False)
-        limit = self.info.text_limit
+        limit = self._limit
         out = [Tokens(list(ids), len(ids)) for ids in full["input_ids"]]
         long = [i for i, tokens in enumerate(out) if tokens.full_length > limit]
         if long:
@@ -118,9 +143,11 @@ class HfDual(DualEncoder):
         pad = self.tokenizer.pad_token_id
         padded = torch.full((len(ids), length), 0 if pad is None else pad, dtype=torch.long)
         mask = torch.zeros_like(padded)
+        left = self.tokenizer.padding_side == "left"
         for i, tokens in enumerate(ids):
-            padded[i, : len(tokens)] = torch.tensor(tokens)
-            mask[i, : len(tokens)] = 1
+            place = slice(length - len(tokens), length) if left else slice(len(tokens))
+            padded[i, place] = torch.tensor(tokens)
+            mask[i, place] = 1
         inputs = {"input_ids": padded.to(self.device)}
         if "attention_mask" in self.tokenizer.model_input_names:
             inputs["attention_mask"] = mask.to(self.device)
@@ -208,7 +235,7 @@ def _load_model(
     from transformers.utils import logging as hf_logging
 
     hf_logging.disable_progress_bar()
-    with _one_line_errors(folder.name):
+    with one_line_errors(folder.name):
         model = AutoModel.from_pretrained(
             folder,
             dtype=dtype,
@@ -228,7 +255,7 @@ def _load_processors(folder: Path, options: BackboneOptions) -> tuple[Any, Any]:
     from transformers import AutoImageProcessor, AutoTokenizer
 
     trust = options.trust_remote_code
-    with _one_line_errors(folder.name):
+    with one_line_errors(folder.name):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust
         )
@@ -236,19 +263,6 @@ def _load_processors(folder: Path, options: BackboneOptions) -> tuple[Any, Any]:
             folder, local_files_only=True, trust_remote_code=trust
         )
     return tokenizer, processor
-
-
-@contextlib.contextmanager
-def _one_line_errors(name: str) -> Iterator[None]:
-    """What goes wrong in loading concerns the whole run: say it in one line."""
-    try:
-        yield
-    except UsageError:
-        raise
-    except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        detail = lines[0][:240] if lines else ""
-        raise UsageError(f"can't load {name}: {type(error).__name__}: {detail}") from error
 
 
 def _text_limit(model: Any, tokenizer: Any) -> int:
@@ -278,22 +292,26 @@ def _pooled(output: Any) -> torch.Tensor:
     return tensor
 
 
-def _constants(model: Any) -> dict[str, float]:
-    constants = {}
-    if (scale := getattr(model, "logit_scale", None)) is not None:
-        constants["logit_scale"] = float(scale.detach().float().exp().reshape(()))
-    if (bias := getattr(model, "logit_bias", None)) is not None:
-        constants["logit_bias"] = float(bias.detach().float().reshape(()))
+def _constants(model: Any, weights: list[Path]) -> dict[str, float]:
+    """Scale and bias from the weights themselves: the model's own may be cast to 16 bits."""
+    found: dict[str, torch.Tensor] = {}
+    for path in weights:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                names = {"logit_scale", "logit_bias"} & set(file.keys())
+                found.update({name: file.get_tensor(name) for name in names})
+    for name in ("logit_scale", "logit_bias"):
+        if name not in found and getattr(model, name, None) is not None:
+            found[name] = getattr(model, name).detach()
+    constants = {name: float(value.double().reshape(())) for name, value in found.items()}
+    if "logit_scale" in constants:
+        constants["logit_scale"] = math.exp(constants["logit_scale"])
     return constants
 
 
-def _tokenizer_files(folder: Path) -> list[Path]:
-    names = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "spiece", "sentence")
-    return [path for path in _small_files(folder) if path.name.startswith(names)]
-
-
-def _small_files(folder: Path) -> list[Path]:
-    suffixes = (".json", ".txt", ".model")
+def _small_files(folder: Path, options: BackboneOptions) -> list[Path]:
+    """Configuration and tokenizer; the code as well where it is run."""
+    suffixes = (*SMALL_FILES, *((".py",) if options.trust_remote_code else ()))
     return sorted(p for p in folder.iterdir() if p.suffix in suffixes and p.is_file())
 
 

@@ -11,10 +11,17 @@ from typing import Any
 
 import torch
 
-from scorekit.backbones.dual import DualEncoder, Tokens
-from scorekit.backbones.files import hub_file, sha256_of, short_hash
-from scorekit.backbones.handle import BackboneInfo, stat_of
+from scorekit.backbones.dual import DualEncoder
+from scorekit.backbones.files import (
+    hub_file,
+    one_line_errors,
+    sha256_of,
+    short_hash,
+    weight_files,
+)
+from scorekit.backbones.handle import BackboneInfo, states_of
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
+from scorekit.backbones.texts import Tokens
 from scorekit.resize import ImageSpec
 from scorekit.types import UsageError
 
@@ -27,6 +34,7 @@ PICKLE_NAME = "open_clip_pytorch_model.bin"
 class Checkpoint:
     """What a specification stands for: an architecture and its weights, pinned together."""
 
+    name: str
     config: dict[str, Any]
     preprocess: dict[str, Any]
     weights: Path
@@ -47,7 +55,10 @@ def load(spec: BackboneSpec, options: BackboneOptions) -> OpenClipDual:
 
 
 def resolve(name: str, *, allow_pickle: bool = False) -> Checkpoint:
-    """Find architecture and weights of ``ARCH/TAG``, ``ARCH/FILE`` or ``hf-hub:OWNER/NAME``.
+    """Find architecture and weights.
+
+    A name is ``ARCH/TAG``, ``ARCH/FILE``, ``ARCH/hf-hub:OWNER/NAME/FILE``,
+    ``hf-hub:OWNER/NAME``, or a folder with an ``open_clip_config.json``.
 
     The tag decides the activation: OpenAI's weights get QuickGELU, whatever the config of
     that architecture says.
@@ -62,6 +73,8 @@ def resolve(name: str, *, allow_pickle: bool = False) -> Checkpoint:
 
     if name.startswith(HUB_PREFIX):
         return _from_hub(name.removeprefix(HUB_PREFIX), allow_pickle)
+    if Path(name, "open_clip_config.json").is_file():
+        return _from_folder(Path(name), allow_pickle)
     arch, _, tag = name.partition("/")
     config = open_clip.get_model_config(arch)
     if config is None:
@@ -78,7 +91,7 @@ def resolve(name: str, *, allow_pickle: bool = False) -> Checkpoint:
         # away (roberta-ViT-B-32 has it from its config alone).
         config["quick_gelu"] = bool(config.get("quick_gelu")) or bool(known.get("quick_gelu"))
         weights = _hub_weights(known.get("hf_hub", ""), f"open_clip:{name}", allow_pickle)
-        return Checkpoint(config, _preprocess(known), weights, arch)
+        return Checkpoint(f"open_clip:{name}", config, _preprocess(known), weights, arch)
     if tag.startswith(HUB_PREFIX):
         owner, repo, *rest = tag.removeprefix(HUB_PREFIX).split("/")
         file = "/".join(rest)
@@ -94,7 +107,7 @@ def resolve(name: str, *, allow_pickle: bool = False) -> Checkpoint:
                 f"{', '.join(open_clip.list_pretrained_tags_by_model(arch)) or '(none)'}"
             )
         _check_kind(weights, allow_pickle)
-    return Checkpoint(config, _preprocess({}), weights, arch)
+    return Checkpoint(f"open_clip:{name}", config, _preprocess({}), weights, arch)
 
 
 class OpenClipDual(DualEncoder):
@@ -102,53 +115,55 @@ class OpenClipDual(DualEncoder):
 
     def __init__(self, checkpoint: Checkpoint, options: BackboneOptions) -> None:
         super().__init__(options)
-        self.model = _build(checkpoint, options).to(self.device, self.dtype).eval()
+        model = _build(checkpoint, options)
+        constants = _constants(model)  # before they are cast
+        self.model = model.to(self.device, self.dtype).eval()
         self.model.requires_grad_(False)
         self.tokenizer = _tokenizer(checkpoint)
         text = checkpoint.config["text_cfg"]
-        limit = int(self.tokenizer.context_length or text.get("context_length", 77))
+        self._limit = int(self.tokenizer.context_length or text.get("context_length", 77))
+        self._pad_id = int(text.get("pad_id", 0) or 0)
         size = checkpoint.config["vision_cfg"]["image_size"]
         self.image_spec = _image_spec({**checkpoint.preprocess, "size": size})
-        self._pad_id = int(text.get("pad_id", 0) or 0)
-        identity = short_hash(
-            {
-                "arch": checkpoint.config,
-                "weights": sha256_of([checkpoint.weights]),
-                "image": self.image_spec.describe(),
-                "text": limit,
-            }
-        )
-        self.info = BackboneInfo(
-            fingerprint=short_hash([identity, options.resize, options.dtype]),
-            identity=identity,
-            text_limit=limit,
-            constants=_constants(self.model),
-            domain="any",
-            files=(stat_of(checkpoint.weights.resolve()),),
-        )
-        self.trims = self.find_trimming()
+        with one_line_errors(checkpoint.name):
+            identity = short_hash(
+                {
+                    "arch": checkpoint.config,
+                    "weights": sha256_of([checkpoint.weights]),
+                    "image": self.image_spec.describe(),
+                    "text": [self._limit, self.tokenizer_hash()],
+                }
+            )
+            self.info = BackboneInfo(
+                fingerprint=short_hash([identity, self.resizer, options.dtype]),
+                identity=identity,
+                text_limit=self._limit,
+                constants=constants,
+                domain="any",
+                resize=self.resizer,
+                files=states_of([checkpoint.weights]),
+            )
+            self.trims = self.find_trimming()
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Token ids of texts, cut to the limit with the end token kept."""
-        out = []
-        for text in texts:
-            if hasattr(self.tokenizer, "sot_token_id") and hasattr(self.tokenizer, "encode"):
-                body = self.tokenizer.encode(text)
-                ids = [self.tokenizer.sot_token_id, *body, self.tokenizer.eot_token_id]
-                limit = int(self.tokenizer.context_length)
-                cut = ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]
-                out.append(Tokens(cut, len(ids)))
-            else:
-                out.append(self._tokenize_wrapped(text))
-        return out
+        return [self._tokenize(text) for text in texts]
 
-    def _tokenize_wrapped(self, text: str) -> Tokens:
-        """Texts of the tokenizers that OpenCLIP wraps: they cut and pad by themselves."""
-        padded = self.tokenizer([text])[0].tolist()
-        inner = self.tokenizer.tokenizer
-        cleaned = self.tokenizer.clean_fn(text) if hasattr(self.tokenizer, "clean_fn") else text
-        full = len(inner(cleaned, truncation=False)["input_ids"])
-        return Tokens(padded[: max(1, min(full, len(padded)))], full)
+    def _tokenize(self, text: str) -> Tokens:
+        if not hasattr(self.tokenizer, "sot_token_id"):
+            # A tokenizer that OpenCLIP wraps: it cuts, pads and marks ends in its own way, so
+            # its row is taken whole.
+            padded = self.tokenizer([text])[0].tolist()
+            cleaned = self.tokenizer.clean_fn(text) if self.tokenizer.clean_fn else text
+            full = self.tokenizer.tokenizer(cleaned, truncation=False, verbose=False)["input_ids"]
+            return Tokens(padded, len(full))
+        ids = [
+            self.tokenizer.sot_token_id,
+            *self.tokenizer.encode(text),
+            self.tokenizer.eot_token_id,
+        ]
+        cut = ids if len(ids) <= self._limit else [*ids[: self._limit - 1], ids[-1]]
+        return Tokens(cut, len(ids))
 
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """Embeddings (n, d) of normalised pixels (n, 3, h, w)."""
@@ -161,7 +176,7 @@ class OpenClipDual(DualEncoder):
         for row, tokens in zip(padded, ids, strict=True):
             row[: len(tokens)] = torch.tensor(tokens)
         padded = padded.to(self.device)
-        if length == self.info.text_limit or not hasattr(self.model, "token_embedding"):
+        if length == self._limit or not hasattr(self.model, "token_embedding"):
             out: torch.Tensor = self.model.encode_text(padded)
             return out
         return self._encode_short(padded)
@@ -200,28 +215,41 @@ def _build(checkpoint: Checkpoint, options: BackboneOptions) -> Any:
         config["vision_cfg"]["timm_model_pretrained"] = False
     if "hf_model_name" in config["text_cfg"]:
         config["text_cfg"]["hf_model_pretrained"] = False
-    try:
+    with one_line_errors(checkpoint.weights.name):
         model = Model(**config)
-        load_checkpoint(model, str(checkpoint.weights), weights_only=not options.allow_pickle)
-    except (RuntimeError, KeyError, TypeError) as error:
-        first = str(error).strip().splitlines()
-        raise UsageError(
-            f"{checkpoint.weights.name} does not fit {checkpoint.tokenizer_of}: "
-            f"{' '.join(line.strip() for line in first[:2])[:200]}"
-        ) from None
+        try:
+            load_checkpoint(model, str(checkpoint.weights), weights_only=not options.allow_pickle)
+        except RuntimeError as error:
+            lines = " ".join(line.strip() for line in str(error).splitlines()[1:2])
+            raise UsageError(
+                f"{checkpoint.weights.name} does not fit {checkpoint.tokenizer_of}: {lines[:160]}"
+            ) from None
     return model
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Any:
     import open_clip
 
-    try:
+    wrapped = "hf_tokenizer_name" in checkpoint.config["text_cfg"]
+    with one_line_errors(f"the tokenizer of {checkpoint.name}"):
+        if wrapped:
+            try:
+                return open_clip.get_tokenizer(checkpoint.tokenizer_of, local_files_only=True)
+            except OSError:
+                pass  # not on disk
         return open_clip.get_tokenizer(checkpoint.tokenizer_of)
-    except Exception as error:
-        raise UsageError(
-            f"the tokenizer of {checkpoint.tokenizer_of} can't be had: "
-            f"{str(error).splitlines()[0][:160]}"
-        ) from None
+
+
+def _from_folder(folder: Path, allow_pickle: bool) -> Checkpoint:
+    """A folder with OpenCLIP's own config and weights, as it is published on the hub."""
+    name = f"open_clip:{folder.name}"
+    with one_line_errors(name):
+        config = json.loads((folder / "open_clip_config.json").read_text("utf-8"))
+        model, preprocess = config["model_cfg"], config.get("preprocess_cfg", {})
+    weights = weight_files(folder, allow_pickle=allow_pickle)
+    if not weights:
+        raise UsageError(f"{folder} holds no weights")
+    return Checkpoint(name, model, _preprocess(preprocess), weights[0], f"local-dir:{folder}")
 
 
 def _from_hub(repo: str, allow_pickle: bool) -> Checkpoint:
@@ -230,7 +258,7 @@ def _from_hub(repo: str, allow_pickle: bool) -> Checkpoint:
     config = json.loads(_one_file(name, repo, "open_clip_config.json").read_text())
     weights = _hub_weights(repo + "/", name, allow_pickle)
     preprocess = _preprocess(config.get("preprocess_cfg", {}))
-    return Checkpoint(config["model_cfg"], preprocess, weights, HUB_PREFIX + repo)
+    return Checkpoint(name, config["model_cfg"], preprocess, weights, HUB_PREFIX + repo)
 
 
 def _hub_weights(place: str, name: str, allow_pickle: bool) -> Path:
@@ -238,18 +266,19 @@ def _hub_weights(place: str, name: str, allow_pickle: bool) -> Path:
     repo, _, file = place.rpartition("/")
     if not repo:
         raise UsageError(f"{name} has no weights on the hub; give open_clip:ARCH/FILE.safetensors")
-    safe = [Path(file).with_suffix(".safetensors").name] if file else list(SAFE_NAMES)
-    try:
-        return hub_file(name, repo, safe)
-    except FileNotFoundError:
-        pass
+    wanted = [Path(file).with_suffix(".safetensors").name] if file else list(SAFE_NAMES)
     pickle = file or PICKLE_NAME
-    if not allow_pickle:
-        raise UsageError(
-            f"{name} only exists as a pickle ({repo}/{pickle}), which can run code when loaded; "
-            "pass --allow-pickle if you trust its source"
-        )
-    return _one_file(name, repo, pickle)
+    if allow_pickle:
+        wanted.append(pickle)
+    try:
+        return hub_file(name, repo, wanted)
+    except FileNotFoundError as error:
+        if allow_pickle:
+            raise UsageError(f"no checkpoint {name}: {error}") from None
+    raise UsageError(
+        f"{name} only exists as a pickle ({repo}/{pickle}), which can run code when loaded; "
+        "pass --allow-pickle if you trust its source"
+    )
 
 
 def _one_file(name: str, repo: str, file: str) -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -58,6 +59,12 @@ class BackboneOptions:
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, not {self.batch_size}")
 
+    def for_loading(self) -> BackboneOptions:
+        """What of these a loaded model depends on; the rest is said at each call."""
+        names = BackboneOptions.__dataclass_fields__
+        plain = BackboneOptions(**{name: getattr(self, name) for name in names})
+        return replace(plain, batch_size=None, long_text="truncate")
+
 
 @dataclass(frozen=True)
 class BackboneSpec:
@@ -73,7 +80,7 @@ class BackboneSpec:
         What the family's loader is to load: ``ViT-B-32/openai``, a hub name or a path.
     """
 
-    given: str
+    given: str = field(compare=False)
     family: str
     name: str
 
@@ -118,7 +125,7 @@ class BackboneSpec:
         if self.family == "open_clip" and sep and _is_local(tail):
             return f"{self.family}/{head}/{Path(tail).name}"
         if _is_local(self.name):
-            return f"{self.family}/{Path(self.name).resolve().name}"
+            return f"{self.family}/{Path(self.name).name}"
         return f"{self.family}/{self.name}"
 
 
@@ -126,9 +133,22 @@ def _absolute(family: str, name: str) -> str:
     """Make a path absolute, so that a name means one file from wherever it is used."""
     head, sep, tail = name.partition("/")
     if family == "open_clip" and sep and _is_local(tail):
-        return f"{head}/{Path(tail).expanduser().resolve()}"
-    return str(Path(name).expanduser().resolve()) if _is_local(name) else name
+        return f"{head}/{_expand(tail)}"
+    return str(_expand(name)) if _is_local(name) else name
+
+
+def _expand(path: str) -> Path:
+    """An absolute path; links are kept, so that one that is turned elsewhere is noticed."""
+    try:
+        return Path(os.path.abspath(Path(path).expanduser()))
+    except RuntimeError as error:  # ~nobody
+        raise UsageError(f"no such path: {path} ({error})") from None
 
 
 def _is_local(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or Path(name).expanduser().exists()
+    if name.startswith((".", "/", "~")):
+        return True
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # too long, or a letter that no path can have
+        return False

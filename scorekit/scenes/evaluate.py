@@ -161,7 +161,9 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return scaled
 
 
-def evaluate(checkpoint: str | Path, n: int = 2000, size: int = 224, device: str = "cpu") -> list[Row]:
+def evaluate(
+    checkpoint: str | Path, n: int = 2000, size: int = 224, device: str = "cpu"
+) -> list[Row]:
     """Measure a checkpoint on held-out scenes.
 
     Parameters

@@ -22,7 +22,7 @@ from scorekit.scenes.language import Caption, Relation, Thing, counts_of
 from scorekit.scenes.tokens import PREFIXES, UNK, build_tokenizer
 from scorekit.scenes.world import COLOURS, SHAPES, SIZES, Scene, sample_scene, stream
 
-IMAGE_SIZE = 64
+IMAGE_SIZE = 48
 PATCH_SIZE = 8
 SHARD = 4000
 CAPTIONS = 4
@@ -31,7 +31,7 @@ LENGTH = 40
 MAX_COUNTS = 6
 THINGS = len(SHAPES) * len(COLOURS)
 # Size at which a scene is drawn before it is scaled to the model's; the tail covers real use.
-DRAWN = ((64, 50), (80, 10), (96, 10), (128, 15), (224, 10), (256, 5))
+DRAWN = ((48, 50), (64, 10), (96, 15), (128, 15), (224, 10))
 # Relative weight of a foil kind where a caption offers it.
 WEIGHTS = {
     ("object", "shape"): 4,
@@ -203,7 +203,8 @@ def make_shard(index: int, easy: bool = False, n: int = SHARD) -> Shard:
 
 def _foils(scene: Scene, caption: Caption, seed: str, c: int) -> list[Caption]:
     rng = stream("foils of", seed, c)
-    kinds, found = list(KINDS), []
+    kinds = list(KINDS)
+    found: list[Caption] = []
     while kinds and len(found) < FOILS:
         kind = rng.choices(kinds, [WEIGHTS[each] for each in kinds])[0]
         kinds.remove(kind)

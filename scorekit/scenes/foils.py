@@ -81,7 +81,7 @@ def _put(said: Said, path: Path, count: Count) -> Said:
             new = Relation(count, each.relation, each.object)
         else:
             new = Relation(each.subject, each.relation, count)
-    return said[: path[0]] + (new,) + said[path[0] + 1 :]
+    return (*said[: path[0]], new, *said[path[0] + 1 :])
 
 
 def _present(said: Said) -> list[Path]:
@@ -127,7 +127,7 @@ def _direction(rng: random.Random, scene: Scene, said: Said) -> Said | None:
     if not _relations(said):
         return None
     k, each = rng.choice(_relations(said))
-    return said[:k] + (replace(each, relation=OPPOSITE[each.relation]),) + said[k + 1 :]
+    return (*said[:k], replace(each, relation=OPPOSITE[each.relation]), *said[k + 1 :])
 
 
 def _order(rng: random.Random, scene: Scene, said: Said) -> Said | None:
@@ -137,7 +137,7 @@ def _order(rng: random.Random, scene: Scene, said: Said) -> Said | None:
     one, two = each.subject.thing, each.object.thing
     if (one.colour is None) != (two.colour is None) or (one.size is None) != (two.size is None):
         return None  # the words would not pair off
-    return said[:k] + (Relation(each.object, each.relation, each.subject),) + said[k + 1 :]
+    return (*said[:k], Relation(each.object, each.relation, each.subject), *said[k + 1 :])
 
 
 def _number(rng: random.Random, scene: Scene, said: Said) -> Said | None:
@@ -293,5 +293,3 @@ def sample_foils(scene: Scene, caption: Caption, seed: int | str) -> tuple[Foil,
     """One foil of every kind that the caption offers."""
     found = (sample_foil(scene, caption, kind, sub, seed) for kind, sub in KINDS)
     return tuple(foil for foil in found if foil is not None)
-
-

@@ -1,4 +1,4 @@
-"""A folder of scored-to-be images: several systems draw the same prompts, some carelessly."""
+"""A folder of images to score: several systems draw the same prompts, some carelessly."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ def _redrawn(rng: random.Random, scene: Scene, caption: Caption) -> Scene:
     return replace(scene, background=background)
 
 
-def answer(scene: Scene, caption: Caption, system: str, seed: int | str) -> tuple[Scene, list[Fault]]:
+def answer(
+    scene: Scene, caption: Caption, system: str, seed: int | str
+) -> tuple[Scene, list[Fault]]:
     """What a system draws for a prompt.
 
     Parameters

@@ -29,7 +29,7 @@ def build_config() -> CLIPConfig:
         "vocab_size": len(vocabulary()),
         "hidden_act": "gelu",
         "hidden_size": 128,
-        "intermediate_size": 512,
+        "intermediate_size": 256,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "max_position_embeddings": MAX_LENGTH,
@@ -43,7 +43,7 @@ def build_config() -> CLIPConfig:
         "image_size": IMAGE_SIZE,
         "patch_size": PATCH_SIZE,
         "hidden_size": 192,
-        "intermediate_size": 576,
+        "intermediate_size": 384,
         "num_hidden_layers": 6,
         "num_attention_heads": 6,
         "projection_dim": 256,
@@ -83,7 +83,9 @@ def _initialise(model: CLIPModel) -> None:
         columns = torch.arange(side).repeat(side)
         quarter = places.shape[1] // 4
         rates = torch.pi / side * 1.5 ** torch.linspace(0, 5, quarter)
-        waves = [f(axis[:, None] * rates) for axis in (rows, columns) for f in (torch.sin, torch.cos)]
+        waves = [
+            f(axis[:, None] * rates) for axis in (rows, columns) for f in (torch.sin, torch.cos)
+        ]
         places[1:] = 0.4 * torch.cat(waves, dim=1)
         text.embeddings.token_embedding.weight.normal_(std=0.5)
         text.embeddings.position_embedding.weight.normal_(std=0.25)

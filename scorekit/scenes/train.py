@@ -27,12 +27,17 @@ from scorekit.scenes.examples import SHARD, THINGS, Shard, load_shard, make_shar
 from scorekit.scenes.model import MEAN, STD, build_model, save
 from scorekit.scenes.world import COLOURS, SHAPES, SIZES
 
-BATCH = 32
+BATCH = 64
 ASKED = 2
+AGAINST = 3
 SHARDS = 24
 EASY_SHARDS = 3
-PEAK_LR = 1e-3
+MUON_LR = 0.02
+ADAM_LR = 1e-3
 WARM_UP = 0.02
+# The share of the run in which the image tower learns alone, from the auxiliary targets: until
+# it can tell shapes apart, comparing it with texts teaches neither tower much.
+ALONE = 0.2
 CHUNKS = 4
 SHIFT = 2
 # CLIPScore has no bias: this cosine is where the absolute loss parts true from false.
@@ -52,6 +57,8 @@ class Trainee(nn.Module):
         )
         self.seen = nn.Linear(dim, THINGS * 5)
         self.told = nn.Linear(dim, THINGS * 4)
+        for head in (self.seen, self.told):
+            nn.init.zeros_(head.weight)
         self.certainty = nn.Parameter(torch.tensor(math.log(10.0)))
 
     def images(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,7 +75,8 @@ class Trainee(nn.Module):
             piece = ids[torch.from_numpy(rows)][:, : int(lengths[rows].max())]
             parts.append(self.clip.text_model(input_ids=piece).pooler_output)
         back = torch.from_numpy(np.argsort(order))
-        return self.clip.text_projection(torch.cat(parts))[back]
+        found: torch.Tensor = self.clip.text_projection(torch.cat(parts))
+        return found[back]
 
 
 @dataclass
@@ -93,10 +101,11 @@ def jittered(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def pick(shard: Shard, rows: np.ndarray, rng: np.random.Generator) -> Batch:
-    """Take rows of a shard, with `ASKED` of the captions of each."""
+    """Take rows of a shard, with `ASKED` captions of each and `AGAINST` foils of each caption."""
     n = len(rows)
     which = np.argsort(rng.random((n, shard.ids.shape[1])), axis=1)[:, :ASKED]
-    take = (rows[:, None], which)
+    foils = 1 + np.sort(rng.permutation(shard.ids.shape[2] - 1)[:AGAINST])
+    take = (rows[:, None, None], which[:, :, None], np.array([0, *foils]))
     ids = shard.ids[take].reshape(-1, shard.ids.shape[-1])
     asked = shard.asked[take].reshape(len(ids), -1)
     numbers = shard.numbers[take].reshape(len(ids), -1)
@@ -104,17 +113,27 @@ def pick(shard: Shard, rows: np.ndarray, rng: np.random.Generator) -> Batch:
     maybe = ((shard.table[rows][:, asked] == numbers) | (numbers == 255)).all(-1)
     texts = len(ids) // n
     own = np.repeat(np.eye(n, dtype=bool), texts, axis=1)
-    foil = np.arange(len(ids)) % shard.ids.shape[2] > 0
+    foil = np.arange(len(ids)) % (1 + AGAINST) > 0
     maybe = np.where(own, ~foil[None, :], maybe)
     told = shard.told[take].reshape(len(ids), THINGS, 4)
-    return Batch(jittered(shard.images[rows], rng), ids, maybe, shard.patches[rows], shard.seen[rows], told)
+    return Batch(
+        jittered(shard.images[rows], rng), ids, maybe, shard.patches[rows], shard.seen[rows], told
+    )
 
 
-def losses(model: Trainee, batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
-    """The parts of the loss."""
-    pixels = torch.from_numpy(np.ascontiguousarray(batch.images)).to(device).permute(0, 3, 1, 2).float() / 255
+def losses(
+    model: Trainee, batch: Batch, device: torch.device, alone: bool = False
+) -> dict[str, torch.Tensor]:
+    """The parts of the loss; of the image tower's own if `alone`."""
+    raw = torch.from_numpy(np.ascontiguousarray(batch.images)).to(device)
+    pixels = raw.permute(0, 3, 1, 2).float() / 255
     mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
     std = torch.tensor(STD, device=device).view(3, 1, 1)
+    if alone:
+        with torch.autocast(device.type, torch.bfloat16):
+            raw_images, patch = model.images((pixels - mean) / std)
+            seen = model.seen(raw_images)
+        return _of_image(patch.float(), seen.float(), batch, device)
     ids = torch.from_numpy(batch.ids.astype(np.int64)).to(device)
     lengths = (batch.ids > 0).sum(-1)
     # bfloat16 where it pays; scores and losses stay in float32.
@@ -144,15 +163,16 @@ def losses(model: Trainee, batch: Batch, device: torch.device) -> dict[str, torc
         "to_image": to_image,
         "against": against,
         "absolute": absolute,
-        **_auxiliary(patch.float(), seen.float(), told.float(), batch, device),
+        **_of_image(patch.float(), seen.float(), batch, device),
+        **_of_text(told.float(), batch, device),
     }
 
 
-def _auxiliary(
-    patch: torch.Tensor, seen: torch.Tensor, told: torch.Tensor, batch: Batch, device: torch.device
+def _of_image(
+    patch: torch.Tensor, seen: torch.Tensor, batch: Batch, device: torch.device
 ) -> dict[str, torch.Tensor]:
     looks = torch.from_numpy(batch.patches.astype(np.int64)).to(device)
-    shape, colour, size = patch.split([len(SHAPES) + 1, len(COLOURS), len(SIZES)], dim=-1)
+    shape, colour, size = torch.split(patch, [len(SHAPES) + 1, len(COLOURS), len(SIZES)], dim=-1)
     there = looks[..., 0] >= 0
     at_patch = F.cross_entropy(shape.flatten(0, 1), (looks[..., 0] + 1).flatten())
     at_patch = at_patch + 0.3 * F.cross_entropy(shape[there], looks[..., 0][there] + 1)
@@ -166,9 +186,13 @@ def _auxiliary(
     )
     placed = ((seen[..., 1:] - target[..., 1:]) ** 2).sum(-1)
     placed = (placed * present).sum() / present.sum()
+    return {"patch": at_patch, "found": found, "placed": placed}
+
+
+def _of_text(told: torch.Tensor, batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
     said = torch.from_numpy(batch.told.astype(np.float32)).to(device)
     heard = ((told.view(-1, THINGS, 4) - said) ** 2).sum((-1, -2)).mean()
-    return {"patch": at_patch, "found": found, "placed": placed, "heard": heard}
+    return {"heard": heard}
 
 
 PARTS = {
@@ -214,20 +238,23 @@ def shard_of(turn: int) -> int:
     return EASY_SHARDS + (turn - SHARDS) % (SHARDS - EASY_SHARDS)
 
 
-def learning_rate(progress: float) -> float:
-    """Warm-up, then a half cosine to near nothing."""
+def pace(progress: float) -> float:
+    """The factor on the learning rates: warm-up, then a half cosine to near nothing."""
     if progress < WARM_UP:
-        return PEAK_LR * (progress / WARM_UP + 0.01)
+        return progress / WARM_UP + 0.01
     rest = min(1.0, (progress - WARM_UP) / (1 - WARM_UP))
-    return PEAK_LR * (0.5 * (1 + math.cos(math.pi * rest)) * 0.99 + 0.01)
+    return 0.5 * (1 + math.cos(math.pi * rest)) * 0.99 + 0.01
 
 
-def optimiser_of(model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW, without decay on gains, biases and scalars."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    free = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.98), eps=1e-6)
+def optimisers_of(model: Trainee) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, which leaves the plateaus sooner; AdamW for the rest."""
+    layers = [p for name, p in model.clip.named_parameters() if ".layers." in name and p.ndim == 2]
+    known = {id(p) for p in layers}
+    rest = [p for p in model.parameters() if id(p) not in known]
+    return [
+        torch.optim.Muon(layers, lr=MUON_LR, weight_decay=0.01),
+        torch.optim.AdamW(rest, lr=ADAM_LR, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01),
+    ]
 
 
 def train_clip(
@@ -273,12 +300,14 @@ def train_clip(
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     model = Trainee().to(where)
-    optimiser = optimiser_of(model)
+    optimisers = optimisers_of(model)
+    rates = (MUON_LR, ADAM_LR)
     step, spent, state = 0, 0.0, work / "state.pt"
     if resume and state.exists():
         saved = torch.load(state, map_location=where, weights_only=True)
         model.load_state_dict(saved["model"])
-        optimiser.load_state_dict(saved["optimiser"])
+        for optimiser, kept in zip(optimisers, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
         step, spent = saved["step"], saved["spent"]
         print(f"resumed at step {step}", flush=True)
     render_shards(work, min(SHARDS, math.ceil(samples / SHARD)) if samples else SHARDS)
@@ -293,8 +322,9 @@ def train_clip(
         done = progress >= 1
         if done or now - last > save_every:
             last = now
-            kept = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-            torch.save({**kept, "step": step, "spent": total}, state.with_suffix(".part"))
+            states = [each.state_dict() for each in optimisers]
+            now_so = {"model": model.state_dict(), "optimisers": states}
+            torch.save({**now_so, "step": step, "spent": total}, state.with_suffix(".part"))
             state.with_suffix(".part").replace(state)
             save(model.clip, out)
         if done:
@@ -306,21 +336,23 @@ def train_clip(
         order = np.random.default_rng([1, turn]).permutation(SHARD)
         rows = order[place * BATCH : (place + 1) * BATCH]
         batch = pick(shard, rows, np.random.default_rng([2, step]))
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(progress)
-        parts = losses(model, batch, where)
+        for optimiser, rate in zip(optimisers, rates, strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * pace(progress)
+        parts = losses(model, batch, where, alone=progress < ALONE)
         loss = torch.stack([PARTS[name] * part for name, part in parts.items()]).sum()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        model.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         for name, part in parts.items():
             means[name] = 0.98 * means.get(name, part.item()) + 0.02 * part.item()
         step += 1
         if step % 50 == 0:
             shown = " ".join(f"{name} {value:.3f}" for name, value in means.items())
-            rate = step * BATCH / (spent + time.monotonic() - began)
-            print(f"{step} {progress:.3f} {rate:.0f}/s {shown}", flush=True)
+            speed = step * BATCH / (spent + time.monotonic() - began)
+            print(f"{step} {progress:.3f} {speed:.0f}/s {shown}", flush=True)
     print(f"{step * BATCH} samples in {total / 60:.1f} minutes", flush=True)
     return step * BATCH
 
@@ -339,9 +371,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.minutes is None and given.samples is None:
         given.minutes = 60.0
     try:
-        train_clip(
-            given.out, given.minutes, given.samples, given.device, given.resume, given.work
-        )
+        train_clip(given.out, given.minutes, given.samples, given.device, given.resume, given.work)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

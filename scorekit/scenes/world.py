@@ -17,10 +17,10 @@ COLOURS = ("red", "yellow", "green", "blue", "purple", "pink", "black")
 SIZES = ("small", "large")
 
 # Bands that do not touch: no object's size is a matter of opinion.
-RADII = {"small": (0.074, 0.084), "large": (0.138, 0.156)}
+RADII = {"small": (0.098, 0.108), "large": (0.16, 0.175)}
 MAX_GROUPS = 4
 MAX_COUNT = 4
-MAX_OBJECTS = 6
+MAX_OBJECTS = 5
 EDGE = 0.015
 GAP = 0.02
 

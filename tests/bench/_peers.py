@@ -201,6 +201,7 @@ def forward(work: Path, batch: int) -> dict[str, Any]:
     import numpy as np
     import torch
     from PIL import Image
+
     from scorekit.backbones.handle import get_handle
     from scorekit.backbones.spec import BackboneOptions
 

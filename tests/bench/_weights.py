@@ -18,7 +18,7 @@ ARCH = "ViT-B-32-quickgelu"
 OPEN_CLIP_FILE = "vit-b-32.safetensors"
 HF_FOLDER = "openai/clip-vit-base-patch32"
 GAIN = 3.0
-"""Weights of the usual initial scale give nearly equal embeddings; larger ones tell inputs apart."""
+"""Weights of the usual scale give nearly equal embeddings; larger ones tell inputs apart."""
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _N_MERGES = 49152 - 256 - 2
@@ -94,8 +94,13 @@ def convert(state: dict[str, Any]) -> dict[str, Any]:
         "positional_embedding": "text_model.embeddings.position_embedding.weight",
         "ln_final.": "text_model.final_layer_norm.",
     }
-    parts = {"ln_1.": "layer_norm1.", "ln_2.": "layer_norm2.", "attn.out_proj.": "self_attn.out_proj.",
-             "mlp.c_fc.": "mlp.fc1.", "mlp.c_proj.": "mlp.fc2."}
+    parts = {
+        "ln_1.": "layer_norm1.",
+        "ln_2.": "layer_norm2.",
+        "attn.out_proj.": "self_attn.out_proj.",
+        "mlp.c_fc.": "mlp.fc1.",
+        "mlp.c_proj.": "mlp.fc2.",
+    }
     for name, value in state.items():
         for old, new in plain.items():
             if name.startswith(old):
@@ -120,7 +125,8 @@ def write_processors(folder: Path) -> None:
     """Tokenizer and preprocessor files, as they lie in the hub's repository of this model."""
     import open_clip.tokenizer as oc
 
-    merges = gzip.open(oc.default_bpe()).read().decode().split("\n")[1 : _N_MERGES + 1]
+    packed = Path(oc.default_bpe()).read_bytes()
+    merges = gzip.decompress(packed).decode().split("\n")[1 : _N_MERGES + 1]
     letters = list(oc.bytes_to_unicode().values())
     words = [*letters, *(c + "</w>" for c in letters), *("".join(m.split()) for m in merges)]
     vocabulary = {word: i for i, word in enumerate([*words, _START, _END])}

@@ -27,7 +27,7 @@ from _peers import ELSEWHERE, PEERS
 from _weights import ARCH, HF_FOLDER, OPEN_CLIP_FILE
 
 PACKAGES = ("torchmetrics==1.9.*", "transformers<5", "torch", "torchvision", "clip-score")
-OURS, FORWARD = "scorekit", "forward pass alone"
+OURS, CACHED, FORWARD = "scorekit", "scorekit, cache on", "forward pass alone"
 TOLERANCE = 1e-5
 """Largest difference of a cosine from scorekit's for a peer that does the same computation."""
 
@@ -87,7 +87,8 @@ def whole_processes(work: Path, args: argparse.Namespace) -> dict[str, list[floa
         cache = tempfile.mkdtemp(prefix="bench-cache-", dir=work)
         command = [
             *scorekit_command(), "score", work / "data/images", "--quiet", "--device", "cpu",
-            "--prompts", work / "data/prompts.csv", "--cache", cache, "--batch-size", str(args.batch),
+            "--prompts", work / "data/prompts.csv", "--cache", cache,
+            "--batch-size", str(args.batch),
             "--backbone", f"open_clip:{ARCH}/{work / OPEN_CLIP_FILE}",
         ]
         for kind in seconds:
@@ -188,12 +189,11 @@ def main() -> None:
     found = measure(names, work, other, args)
     report(found, args)
     report_limits(found, args)
-    for cached in (found["results"].get("scorekit, cache on", []),):
+    if cached := found["results"].get(CACHED):
         rates = [args.images / r["warm_seconds"] for r in cached]
-        if rates:
-            times = [r["seconds"] / r["warm_seconds"] for r in cached]
-            print(f"\nfrom the cache, in process: {spread(rates, 0)} pairs/s, "
-                  f"{spread(times, 0)} x of computing them")
+        times = [r["seconds"] / r["warm_seconds"] for r in cached]
+        print(f"\nfrom the cache, in process: {spread(rates, 0)} pairs/s, "
+              f"{spread(times, 0)} x of computing them")
     if not args.no_processes:
         seconds = whole_processes(work, args)
         print(f"`scorekit score`, empty cache: {spread(seconds['cold'])} s as a whole process")
