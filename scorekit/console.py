@@ -137,12 +137,13 @@ def _print_failures(table: ScoreTable) -> None:
     if failures.empty:
         return
     print(f"\n{len(failures)} of {len(table)} rows were not scored:", file=sys.stderr)
-    for status, rows in failures.groupby("status", sort=False):
+    for status, count in failures["status"].value_counts(sort=False).items():
+        rows = failures[failures["status"] == status]
         distinct = rows.drop_duplicates(subset=["system", "item", "index", "image", "note"])
-        print("  " + str(status) + f": {len(rows)}", file=sys.stderr)
-        for row in distinct.head(EXAMPLES).itertuples():
-            where = row.image or f"{row.system}/{row.item}"
-            print(f"    {where}: {row.note}", file=sys.stderr)
+        print(f"  {status}: {count}", file=sys.stderr)
+        for row in distinct.head(EXAMPLES).to_dict("records"):
+            where = row["image"] or f"{row['system']}/{row['item']}"
+            print(f"    {where}: {row['note']}", file=sys.stderr)
         if len(distinct) > EXAMPLES:
             print(f"    ... and {len(distinct) - EXAMPLES} more", file=sys.stderr)
 

@@ -234,7 +234,7 @@ class ScoreTable:
         import pyarrow.parquet as pq
 
         frame = self.frame
-        for column in frame.columns.difference(COLUMNS):
+        for column in frame.columns.difference(list(COLUMNS)):
             try:
                 pa.array(frame[column], from_pandas=True)
             except (pa.ArrowInvalid, pa.ArrowTypeError):  # values of several types

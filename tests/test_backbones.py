@@ -434,6 +434,19 @@ def test_what_cannot_be_loaded_is_one_clear_line(tmp_path: Path, number: int) ->
     assert "\n" not in str(caught.value)
 
 
+def test_an_unplugged_network_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One refused connection, no half minute of retries, and the line names what was wanted."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    for name in ("hf:nobody/nothing", "open_clip:ViT-B-16/openai"):
+        with pytest.raises(UsageError, match="the hub can't be reached") as caught:
+            get_handle(name).model()
+        assert str(caught.value).startswith(f"no checkpoint {name}: it is not in ")
+        assert "use scenes-clip" in str(caught.value)
+
+
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "other.safetensors"
     save_file({"visual.proj": torch.zeros(3, 3)}, file)
