@@ -19,7 +19,7 @@ from scorekit.images import check_size
 from scorekit.resize import ImageSpec
 from scorekit.types import Array, Extracted, Feature, InputError, UsageError
 
-CPU_BATCH = 32
+CPU_BATCH = 16  # at 32, the memory of a layer goes back to the system and is zeroed each time
 GPU_BATCH = 128
 PROBE = (
     "a red circle",
@@ -172,9 +172,13 @@ class DualEncoder:
     def embed_tokens(self, tokens: Sequence[Tokens]) -> list[Extracted]:
         """Features of texts within the limit or cut to it; `info` says which were cut."""
         ids, limit = [t.ids for t in tokens], self.info.text_limit
-        length = max(len(i) for i in ids) if self.trims else limit
+        parts = _alike(ids) if self.trims else [ids]
         with torch.inference_mode():
-            arrays = self.encode_tokens(ids, length).float().cpu().numpy()
+            encoded = [
+                self.encode_tokens(part, max(map(len, part)) if self.trims else limit)
+                for part in parts
+            ]
+            arrays = torch.cat(encoded).float().cpu().numpy()
         infos: list[dict[str, Any]] = [
             {"tokens": t.full_length, "limit": limit} if t.full_length > limit else {}
             for t in tokens
@@ -219,6 +223,18 @@ class DualEncoder:
                         out.extend(self.each([single], embed, 1))
             start += len(batch)
         return out
+
+
+def _alike(ids: Sequence[Sequence[int]]) -> list[Sequence[Sequence[int]]]:
+    """Cut a batch where lengths differ more than twofold: padding costs as much as text does."""
+    parts: list[Sequence[Sequence[int]]] = []
+    start = 0
+    for end in range(1, len(ids) + 1):
+        lengths = [len(i) for i in ids[start : end + 1]]
+        if end == len(ids) or max(lengths) > 2 * min(lengths):
+            parts.append(ids[start:end])
+            start = end
+    return parts
 
 
 def pick_device(name: str) -> torch.device:

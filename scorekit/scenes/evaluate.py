@@ -20,6 +20,9 @@ from scorekit.scenes.world import Scene, sample_scene
 
 PREFIX = "A photo depicts "
 RANDOM = ("random", "caption")
+ONE_ATTRIBUTE = (("object", "shape"), ("attribute", "colour"), ("attribute", "size"))
+"""The kinds that change one word about one object; a row of the table pools them."""
+
 BEGIN = "<!-- scenes-clip: measured, begin -->"
 END = "<!-- scenes-clip: measured, end -->"
 
@@ -180,11 +183,12 @@ def evaluate(
     Returns
     -------
     list of Row
-        Random captions first, then every foil kind.
+        Random captions first, then every foil kind, then those of one attribute pooled.
     """
     scorer = Scorer(checkpoint, device)
     known: dict[Scene, np.ndarray] = {}
     rows = []
+    pooled: list[tuple[np.ndarray, np.ndarray]] = []
     for kind, sub_kind in (RANDOM, *KINDS):
         pairs = held_out(kind, sub_kind, n)
         fresh = [pair.scene for pair in pairs if pair.scene not in known]
@@ -197,6 +201,10 @@ def evaluate(
         false = scorer.texts([PREFIX + pair.false.text for pair in pairs])
         scores = ((images * true).sum(1), (images * false).sum(1))
         rows.append(row_of(kind, sub_kind, *scores))
+        if (kind, sub_kind) in ONE_ATTRIBUTE:
+            pooled.append(scores)
+    true, false = (np.concatenate(side) for side in zip(*pooled, strict=True))
+    rows.append(row_of("shape, colour or size", "pooled", true, false))
     return rows
 
 

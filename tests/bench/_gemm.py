@@ -36,6 +36,6 @@ def every_row(lengths: Sequence[int], batch: int) -> int:
     return total
 
 
-def each_once(lengths: Sequence[int], batch: int) -> int:
-    """Each different text once, sorted by length, padded to the longest of each batch."""
-    return every_row(sorted(lengths), batch)
+def each_once(lengths: Sequence[int]) -> int:
+    """Each different text once, without any padding."""
+    return sum(text(length) for length in lengths)

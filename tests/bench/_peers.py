@@ -44,7 +44,7 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 # scorekit ---------------------------------------------------------------------------------------
 
 
-def _scorekit(work: Path, batch: int, family: str = "open_clip", **options: Any) -> dict[str, Any]:
+def _scorekit(work: Path, family: str = "open_clip", **options: Any) -> dict[str, Any]:
     import scorekit
     from scorekit.metrics.clipscore import CLIPScore
 
@@ -56,8 +56,8 @@ def _scorekit(work: Path, batch: int, family: str = "open_clip", **options: Any)
 
     def score(folder: Path) -> Any:
         return scorekit.score(
-            folder / "images", prompts=folder / "prompts.csv", metrics=metric,
-            batch_size=batch, device="cpu", **options,
+            folder / "images", prompts=folder / "prompts.csv", metrics=metric, device="cpu",
+            **options,
         )
 
     score(work / "warmup")
@@ -72,25 +72,30 @@ def _scorekit(work: Path, batch: int, family: str = "open_clip", **options: Any)
 
 
 def scorekit_exact(work: Path, batch: int) -> dict[str, Any]:
-    """`scorekit.score` on the folder, nothing cached."""
-    return _scorekit(work, batch, cache=False)
+    """`scorekit.score` on the folder as it is without options, but nothing cached."""
+    return _scorekit(work, cache=False)
+
+
+def scorekit_batch(work: Path, batch: int) -> dict[str, Any]:
+    """The same in the others' batches."""
+    return _scorekit(work, cache=False, batch_size=batch)
 
 
 def scorekit_fast(work: Path, batch: int) -> dict[str, Any]:
     """The same with the fast resize."""
-    return _scorekit(work, batch, cache=False, resize="fast")
+    return _scorekit(work, cache=False, resize="fast")
 
 
 def scorekit_hf(work: Path, batch: int) -> dict[str, Any]:
     """The same with transformers' model in place of OpenCLIP's."""
-    return _scorekit(work, batch, "hf", cache=False)
+    return _scorekit(work, "hf", cache=False)
 
 
 def scorekit_cache(work: Path, batch: int) -> dict[str, Any]:
     """With a new cache; then again from it."""
     folder = tempfile.mkdtemp(prefix="bench-cache-", dir=work)
     try:
-        return _scorekit(work, batch, cache=folder)
+        return _scorekit(work, cache=folder)
     finally:
         shutil.rmtree(folder)
 
@@ -206,7 +211,8 @@ def forward(work: Path, batch: int) -> dict[str, Any]:
     from scorekit.backbones.spec import BackboneOptions
 
     name = f"open_clip:{ARCH}/{work / OPEN_CLIP_FILE}"
-    model = get_handle(name, BackboneOptions(device="cpu", batch_size=batch)).model()
+    model = get_handle(name, BackboneOptions(device="cpu")).model()
+    batch = model.batch_size  # scorekit's own
 
     def tensors(folder: Path) -> tuple[list[Any], list[list[list[int]]]]:
         pairs = read_pairs(folder)
@@ -234,6 +240,7 @@ def forward(work: Path, batch: int) -> dict[str, Any]:
 
 PEERS = {
     "scorekit": scorekit_exact,
+    "scorekit, the others' batch": scorekit_batch,
     "scorekit, --resize fast": scorekit_fast,
     "scorekit, hf: backbone": scorekit_hf,
     "scorekit, cache on": scorekit_cache,
