@@ -104,8 +104,9 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a Markdown table, columns aligned."""
     table = [list(header), *(list(row) for row in rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |"
-             for r in table]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |" for r in table
+    ]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     print("\n".join(lines), flush=True)
 
@@ -120,9 +121,8 @@ def machine() -> str:
         except PackageNotFoundError:
             continue
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return (
-        f"{cores} cores, {platform.machine()}, Python {platform.python_version()}, "
-        + ", ".join(found)
+    return f"{cores} cores, {platform.machine()}, Python {platform.python_version()}, " + ", ".join(
+        found
     )
 
 

@@ -20,24 +20,50 @@ QUALITY = 85
 WARMUP = 32
 
 _SUBJECTS = (
-    "an old fisherman", "a red vintage bicycle", "two children", "a sleeping tabby cat",
-    "a lighthouse", "a bowl of ramen", "an astronaut", "a wooden bridge", "a street musician",
-    "a herd of elephants", "a glass greenhouse", "a steam locomotive",
+    "an old fisherman",
+    "a red vintage bicycle",
+    "two children",
+    "a sleeping tabby cat",
+    "a lighthouse",
+    "a bowl of ramen",
+    "an astronaut",
+    "a wooden bridge",
+    "a street musician",
+    "a herd of elephants",
+    "a glass greenhouse",
+    "a steam locomotive",
 )
 _DOINGS = (
-    "mending a net", "leaning against a brick wall", "reading a newspaper", "in heavy rain",
-    "beside a quiet canal", "under a flowering cherry tree", "at the edge of a cliff",
-    "on a crowded market square", "in front of a mirror", "surrounded by paper lanterns",
+    "mending a net",
+    "leaning against a brick wall",
+    "reading a newspaper",
+    "in heavy rain",
+    "beside a quiet canal",
+    "under a flowering cherry tree",
+    "at the edge of a cliff",
+    "on a crowded market square",
+    "in front of a mirror",
+    "surrounded by paper lanterns",
 )
 _DETAILS = (
-    "with a small dog sitting to the left of it", "holding a blue umbrella with a torn edge",
-    "while three gulls circle above the harbour", "next to a sign that reads open on Sundays",
-    "with long shadows falling across the cobblestones", "seen from slightly above",
-    "with distant snowy mountains reflected in the water", "and no other people in the frame",
+    "with a small dog sitting to the left of it",
+    "holding a blue umbrella with a torn edge",
+    "while three gulls circle above the harbour",
+    "next to a sign that reads open on Sundays",
+    "with long shadows falling across the cobblestones",
+    "seen from slightly above",
+    "with distant snowy mountains reflected in the water",
+    "and no other people in the frame",
 )
 _STYLES = (
-    "soft morning light", "35mm film photograph", "shallow depth of field", "muted colours",
-    "highly detailed", "watercolour on rough paper", "dramatic rim lighting", "wide angle",
+    "soft morning light",
+    "35mm film photograph",
+    "shallow depth of field",
+    "muted colours",
+    "highly detailed",
+    "watercolour on rough paper",
+    "dramatic rim lighting",
+    "wide angle",
 )
 
 
@@ -95,9 +121,7 @@ def write(folder: Path, n_images: int, n_prompts: int, first: int = 0) -> None:
             stem = f"{i // each:04}_{i % each}"
             out.writerow([f"{stem}.jpg", f"{i // each:04}", texts[i // each]])
             (folder / "texts" / f"{stem}.txt").write_text(texts[i // each], encoding="utf-8")
-            picture(i + first).save(
-                folder / "images" / f"{stem}.jpg", quality=QUALITY
-            )
+            picture(i + first).save(folder / "images" / f"{stem}.jpg", quality=QUALITY)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,10 @@ def _scorekit(work: Path, family: str = "open_clip", **options: Any) -> dict[str
 
     def score(folder: Path) -> Any:
         return scorekit.score(
-            folder / "images", prompts=folder / "prompts.csv", metrics=metric, device="cpu",
+            folder / "images",
+            prompts=folder / "prompts.csv",
+            metrics=metric,
+            device="cpu",
             **options,
         )
 
@@ -121,9 +124,12 @@ def torchmetrics(work: Path, batch: int) -> dict[str, Any]:
     score(read_pairs(work / "warmup"))
     pairs = read_pairs(work / "data")
     seconds, inside = timed(lambda: score(pairs))
-    return {"seconds": seconds, "update_seconds": inside,
-            "mean": float(metric.score / metric.n_samples) / 100,
-            "processor": type(metric.processor.image_processor).__name__}
+    return {
+        "seconds": seconds,
+        "update_seconds": inside,
+        "mean": float(metric.score / metric.n_samples) / 100,
+        "processor": type(metric.processor.image_processor).__name__,
+    }
 
 
 def clip_score(work: Path, batch: int) -> dict[str, Any]:
@@ -146,8 +152,15 @@ def clip_score(work: Path, batch: int) -> dict[str, Any]:
         return value
 
     def main(folder: Path, size: int) -> None:
-        sys.argv = ["clip-score", "--clip-model", str(work / HF_FOLDER), "--batch-size", str(size),
-                    str(folder / "images"), str(folder / "texts")]
+        sys.argv = [
+            "clip-score",
+            "--clip-model",
+            str(work / HF_FOLDER),
+            "--batch-size",
+            str(size),
+            str(folder / "images"),
+            str(folder / "texts"),
+        ]
         with contextlib.redirect_stdout(io.StringIO()):
             command.main()
 

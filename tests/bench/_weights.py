@@ -50,8 +50,13 @@ def write(folder: Path) -> None:
             vision_config=_tower(vision["width"], vision["width"] // 64, vision["layers"])
             | {"image_size": vision["image_size"], "patch_size": vision["patch_size"]},
             text_config=_tower(text["width"], text["heads"], text["layers"])
-            | {"vocab_size": text["vocab_size"], "max_position_embeddings": text["context_length"],
-               "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 1},
+            | {
+                "vocab_size": text["vocab_size"],
+                "max_position_embeddings": text["context_length"],
+                "bos_token_id": 49406,
+                "eos_token_id": 49407,
+                "pad_token_id": 1,
+            },
         )
     )
     missing, unexpected = hf.load_state_dict(convert(state), strict=False)
@@ -135,13 +140,23 @@ def write_processors(folder: Path) -> None:
         "vocab.json": vocabulary,
         "special_tokens_map.json": special,
         "tokenizer_config.json": {
-            **special, "do_lower_case": True, "model_max_length": 77,
-            "tokenizer_class": "CLIPTokenizer", "errors": "replace", "add_prefix_space": False,
+            **special,
+            "do_lower_case": True,
+            "model_max_length": 77,
+            "tokenizer_class": "CLIPTokenizer",
+            "errors": "replace",
+            "add_prefix_space": False,
         },
         "preprocessor_config.json": {
-            "crop_size": 224, "do_center_crop": True, "do_normalize": True, "do_resize": True,
-            "feature_extractor_type": "CLIPFeatureExtractor", "image_mean": _MEAN,
-            "image_std": _STD, "resample": 3, "size": 224,
+            "crop_size": 224,
+            "do_center_crop": True,
+            "do_normalize": True,
+            "do_resize": True,
+            "feature_extractor_type": "CLIPFeatureExtractor",
+            "image_mean": _MEAN,
+            "image_std": _STD,
+            "resample": 3,
+            "size": 224,
         },
     }
     for name, value in files.items():

@@ -86,9 +86,18 @@ def whole_processes(work: Path, args: argparse.Namespace) -> dict[str, list[floa
     for _ in range(args.repeat):
         cache = tempfile.mkdtemp(prefix="bench-cache-", dir=work)
         command = [
-            *scorekit_command(), "score", work / "data/images", "--quiet", "--device", "cpu",
-            "--prompts", work / "data/prompts.csv", "--cache", cache,
-            "--backbone", f"open_clip:{ARCH}/{work / OPEN_CLIP_FILE}",
+            *scorekit_command(),
+            "score",
+            work / "data/images",
+            "--quiet",
+            "--device",
+            "cpu",
+            "--prompts",
+            work / "data/prompts.csv",
+            "--cache",
+            cache,
+            "--backbone",
+            f"open_clip:{ARCH}/{work / OPEN_CLIP_FILE}",
         ]
         for kind in seconds:
             seconds[kind].append(run(command).seconds)
@@ -114,11 +123,28 @@ def report(found: dict[str, Any], args: argparse.Namespace) -> None:
             pairs = zip(rates, columns[FORWARD][0], strict=False)
             share = f"{statistics.median(a / b for a, b in pairs):.0%}"
         peak = max(r["peak_mb"] for r in rounds)
-        rows.append([name, spread(rates), spread(ratios), share, f"{peak:.0f}",
-                     difference(rounds[0], results[OURS][0])])
+        rows.append(
+            [
+                name,
+                spread(rates),
+                spread(ratios),
+                share,
+                f"{peak:.0f}",
+                difference(rounds[0], results[OURS][0]),
+            ]
+        )
     print()
-    print_table(["", "pairs/s", "scorekit is faster by", "of the forward pass", "peak MB",
-                 "largest difference of a cosine"], rows)
+    print_table(
+        [
+            "",
+            "pairs/s",
+            "scorekit is faster by",
+            "of the forward pass",
+            "peak MB",
+            "largest difference of a cosine",
+        ],
+        rows,
+    )
     for name, error in found["errors"].items():
         print(f"{name} could not run: {error}")
     for name, rounds in results.items():
@@ -154,12 +180,17 @@ def report_limits(found: dict[str, Any], args: argparse.Namespace) -> None:
     mine = image + _gemm.each_once(lengths[::each])
     print(f"\ntexts: {min(lengths)} to {max(lengths)} tokens, mean {statistics.fmean(lengths):.1f}")
     print("multiply-adds, in 1e9 a pair:")
-    for name, value in (("each text once, no padding", mine), ("torchmetrics", theirs),
-                        ("all texts padded to 77", full)):
+    for name, value in (
+        ("each text once, no padding", mine),
+        ("torchmetrics", theirs),
+        ("all texts padded to 77", full),
+    ):
         print(f"  {name}: {value / args.images / 1e9:.2f} ({value / mine:.2f} x)")
     if "torchmetrics" in results:
-        ratios = [a["seconds"] / b["seconds"]
-                  for a, b in zip(results["torchmetrics"], results[FORWARD], strict=False)]
+        ratios = [
+            a["seconds"] / b["seconds"]
+            for a, b in zip(results["torchmetrics"], results[FORWARD], strict=False)
+        ]
         print(f"torchmetrics beside the forward pass alone: {spread(ratios)} x")
 
 
@@ -191,13 +222,17 @@ def main() -> None:
     if cached := found["results"].get(CACHED):
         rates = [args.images / r["warm_seconds"] for r in cached]
         times = [r["seconds"] / r["warm_seconds"] for r in cached]
-        print(f"\nfrom the cache, in process: {spread(rates, 0)} pairs/s, "
-              f"{spread(times, 0)} x of computing them")
+        print(
+            f"\nfrom the cache, in process: {spread(rates, 0)} pairs/s, "
+            f"{spread(times, 0)} x of computing them"
+        )
     if not args.no_processes:
         seconds = whole_processes(work, args)
         print(f"`scorekit score`, empty cache: {spread(seconds['cold'])} s as a whole process")
-        print(f"`scorekit score`, full cache: {spread(seconds['warm'])} s, "
-              f"{spread([args.images / s for s in seconds['warm']], 0)} pairs/s")
+        print(
+            f"`scorekit score`, full cache: {spread(seconds['warm'])} s, "
+            f"{spread([args.images / s for s in seconds['warm']], 0)} pairs/s"
+        )
 
 
 if __name__ == "__main__":

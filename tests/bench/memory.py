@@ -57,8 +57,11 @@ def tenths(work: Path, size: int) -> None:
 
     seen: list[tuple[int, float]] = [(0, time.perf_counter())]
     scorekit.score(
-        table_of(work, size), backbone=f"hf:{work / 'tiny-clip'}", cache=work / f"cache-{size}",
-        device="cpu", progress=lambda done, _: seen.append((done, time.perf_counter())),
+        table_of(work, size),
+        backbone=f"hf:{work / 'tiny-clip'}",
+        cache=work / f"cache-{size}",
+        device="cpu",
+        progress=lambda done, _: seen.append((done, time.perf_counter())),
     )
     seen = seen[1:]  # what comes before the first image is no matter of rows
 
@@ -82,25 +85,57 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="scorekit-bench-") as temporary:
         work = (args.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
-        run([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
-             f"from memory import *; prepare(Path({str(work)!r}), {args.rows!r})"])
+        run(
+            [
+                sys.executable,
+                "-c",
+                f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
+                f"from memory import *; prepare(Path({str(work)!r}), {args.rows!r})",
+            ]
+        )
         print(f"{machine()}; {load()}\n", flush=True)
         rows = []
         for size in args.rows:
             cache, out = work / f"cache-{size}", work / f"out-{size}.parquet"
             command = [
-                *scorekit_command(), "score", table_of(work, size), "--quiet", "--out", out,
-                "--device", "cpu", "--backbone", f"hf:{work / 'tiny-clip'}", "--cache", cache,
+                *scorekit_command(),
+                "score",
+                table_of(work, size),
+                "--quiet",
+                "--out",
+                out,
+                "--device",
+                "cpu",
+                "--backbone",
+                f"hf:{work / 'tiny-clip'}",
+                "--cache",
+                cache,
             ]
             first = run(command)
             again = run(command)
             speeds = run([sys.executable, __file__, "--work", work, "--tenths", str(size)]).json()
-            rows.append([
-                f"{size:,}", f"{first.peak_mb:.0f}", f"{again.peak_mb:.0f}",
-                f"{first.seconds:.1f}", f"{again.seconds:.1f}", *(f"{s:,.0f}" for s in speeds),
-            ])
-        print_table(["rows", "peak MB", "peak MB, cached", "s", "s, cached",
-                     "rows/s, first tenth", "rows/s, last tenth"], rows)
+            rows.append(
+                [
+                    f"{size:,}",
+                    f"{first.peak_mb:.0f}",
+                    f"{again.peak_mb:.0f}",
+                    f"{first.seconds:.1f}",
+                    f"{again.seconds:.1f}",
+                    *(f"{s:,.0f}" for s in speeds),
+                ]
+            )
+        print_table(
+            [
+                "rows",
+                "peak MB",
+                "peak MB, cached",
+                "s",
+                "s, cached",
+                "rows/s, first tenth",
+                "rows/s, last tenth",
+            ],
+            rows,
+        )
 
 
 if __name__ == "__main__":

@@ -42,12 +42,26 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="scorekit-bench-") as temporary:
         work = Path(temporary)
-        run([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
-             f"from memory import *; prepare(Path({str(work)!r}), [256])"])
+        run(
+            [
+                sys.executable,
+                "-c",
+                f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
+                f"from memory import *; prepare(Path({str(work)!r}), [256])",
+            ]
+        )
         scorekit = scorekit_command()
         score = [
-            *scorekit, "score", str(work / "rows-256.csv"), "--quiet", "--device", "cpu",
-            "--backbone", f"hf:{work / 'tiny-clip'}", "--cache", str(work / "cache"),
+            *scorekit,
+            "score",
+            str(work / "rows-256.csv"),
+            "--quiet",
+            "--device",
+            "cpu",
+            "--backbone",
+            f"hf:{work / 'tiny-clip'}",
+            "--cache",
+            str(work / "cache"),
         ]
         commands = {
             "python -c pass": [sys.executable, "-c", "pass"],
@@ -65,10 +79,16 @@ def main() -> None:
             rows.append([name, spread([process.seconds for process in done]), f"{peak:.0f}"])
         print_table(["", "s", "peak MB"], rows)
         for title, code in (
-            ("scorekit --help", "import sys; sys.argv = ['scorekit', '--help']\n"
-             "from scorekit.cli import main\ntry: main()\nexcept SystemExit: pass"),
-            ("scorekit score, all cached", f"import sys; sys.argv = {['scorekit', *score[1:]]!r}\n"
-             "from scorekit.cli import main\ntry: main()\nexcept SystemExit: pass"),
+            (
+                "scorekit --help",
+                "import sys; sys.argv = ['scorekit', '--help']\n"
+                "from scorekit.cli import main\ntry: main()\nexcept SystemExit: pass",
+            ),
+            (
+                "scorekit score, all cached",
+                f"import sys; sys.argv = {['scorekit', *score[1:]]!r}\n"
+                "from scorekit.cli import main\ntry: main()\nexcept SystemExit: pass",
+            ),
         ):
             print(f"\nslowest imports of `{title}`, own ms:")
             for name, milliseconds in slowest_imports(code):
