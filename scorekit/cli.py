@@ -98,7 +98,10 @@ def score(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16, for the model.")] = "fp32",
     resize: Annotated[
-        str, typer.Option(help="exact (PIL) or fast (torch, within 2e-5 of the cosine).")
+        str,
+        typer.Option(
+            help="exact (PIL) or fast (torch on uint8: a level of 255 off in 0.4% of values)."
+        ),
     ] = "exact",
     long_text: Annotated[
         str, typer.Option(help="Texts over the model's limit: truncate, error or window.")

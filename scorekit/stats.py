@@ -13,7 +13,7 @@ N_RESAMPLES_MANY = 500
 MANY = 20_000
 """From so many clusters on, an interval is narrow and its bounds need fewer resamples."""
 CONFIDENCE = 0.95
-_BATCH_BYTES = 64 * 2**20
+_BATCH_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)

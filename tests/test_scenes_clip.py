@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from scorekit.scenes.evaluate import (
 from scorekit.scenes.foils import KINDS
 from scorekit.scenes.language import is_true
 from scorekit.scenes.tokens import BOS, EOS, PAD, UNK, vocabulary
+from scorekit.scenes.world import Scene
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "data" / "checkpoints" / "scenes-clip"
@@ -32,13 +34,27 @@ DEMO = ROOT / "data" / "demo"
 
 
 @pytest.fixture(scope="module")
-def scorer() -> Scorer:
-    return Scorer(CHECKPOINT)
+def scorer() -> Iterator[Scorer]:
+    import torch
+
+    # So small a model gains nothing from threads, and loses much where cores are shared.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Scorer(CHECKPOINT)
+    torch.set_num_threads(threads)
+
+
+# The kinds share most of their scenes; each is embedded once.
+EMBEDDED: dict[Scene, np.ndarray] = {}
 
 
 def scores(scorer: Scorer, kind: str, sub_kind: str, n: int) -> tuple[np.ndarray, np.ndarray]:
     pairs = held_out(kind, sub_kind, n)
-    images = scorer.images([render(pair.scene, 96) for pair in pairs])
+    fresh = [pair.scene for pair in pairs if pair.scene not in EMBEDDED]
+    if fresh:
+        found = scorer.images([render(scene, 96) for scene in fresh])
+        EMBEDDED.update(zip(fresh, found, strict=True))
+    images = np.stack([EMBEDDED[pair.scene] for pair in pairs])
     true = scorer.texts([PREFIX + pair.true.text for pair in pairs])
     false = scorer.texts([PREFIX + pair.false.text for pair in pairs])
     return (images * true).sum(1), (images * false).sum(1)
