@@ -91,4 +91,4 @@ class CLIPAgg(BaseMetric):
             undefined = dict.fromkeys(
                 range(text.shape[0]), "the corpus is a single text: every image gets its mean"
             )
-        return Scores(value, undefined=undefined, facts=gallery.facts("corpus"))
+        return Scores(value, undefined=undefined, facts=gallery.facts("gallery"))

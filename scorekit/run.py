@@ -170,7 +170,7 @@ class Scoring:
         self._warn_off_domain()
 
     def table(self) -> ScoreTable:
-        """The rows so far, as a table."""
+        """The rows so far, as a table: each metric, then its components."""
         import pandas as pd
 
         samples = self.samples
@@ -178,6 +178,12 @@ class Scoring:
         # A table that is scored again has columns of these names; they must not win.
         names = {key: f"input.{key}" if key in COLUMNS else key for key in extra}
         self._finish_parts()
+        columns = {
+            name: column
+            for metric in self.metrics
+            for name, column in self.columns.items()
+            if self._metric_of(name) == metric
+        }
         base: dict[str, Any] = {
             "system": [s.system for s in samples],
             "item": [s.item for s in samples],
@@ -196,14 +202,14 @@ class Scoring:
                     **{names[key]: [s.meta.get(key) for s in samples] for key in extra},
                 }
             )
-            for name, column in self.columns.items()
+            for name, column in columns.items()
         ]
         frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
         infos = {
             name: MetricInfo(
                 self._signature(name), c.info.higher_is_better, c.info.headline, c.info.aggregate
             )
-            for name, c in self.columns.items()
+            for name, c in columns.items()
         }
         return ScoreTable(frame, infos)
 
@@ -298,11 +304,15 @@ class Scoring:
         for name, column in self.columns.items():
             if name in self.metrics:
                 continue
-            headline = self.columns[name.rpartition(".")[0]]
+            headline = self.columns[self._metric_of(name)]
             for row, status in enumerate(headline.status):
                 if status != STATUS_OK:
                     column.status[row] = status
                     column.note[row] = headline.note.get(row, "")
+
+    def _metric_of(self, column: str) -> str:
+        """The metric that a column belongs to, as headline or as component."""
+        return column if column in self.metrics else column.rpartition(".")[0]
 
     def _column(self, name: str, metric: BaseMetric, part: str | None = None) -> Column:
         if name not in self.columns:
@@ -352,7 +362,7 @@ class Scoring:
 
     def _signature(self, label: str) -> Signature:
         """The recipe of a column; a component has its metric's."""
-        name = label if label in self.metrics else label.rpartition(".")[0]
+        name = self._metric_of(label)
         metric = self.metrics[name]
         part = label.removeprefix(name)
         pairs: list[tuple[str, str]] = []

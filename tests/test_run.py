@@ -251,6 +251,11 @@ def test_every_metric_survives_one_failed_row(tmp_path: Path, tiny_clip: str) ->
     assert len(chosen) >= 9
     clean = score_samples(good, chosen, options=NO_CACHE)
     mixed = score_samples([*good[:2], bad, *good[2:]], chosen, options=NO_CACHE)
+    headlines = [name for name in clean.metrics if "." not in name]
+    assert headlines == [metric.name for metric in chosen]
+    parts = [name for name in clean.metrics if name.startswith("retrieval")]
+    assert parts[0] == "retrieval"
+    assert list(clean.metrics)[list(clean.metrics).index("retrieval") :][: len(parts)] == parts
     for name in clean.metrics:
         got = mixed.scores(name)
         assert np.isnan(got[2]), name
@@ -260,6 +265,7 @@ def test_every_metric_survives_one_failed_row(tmp_path: Path, tiny_clip: str) ->
         assert row["status"] == "missing_image", name
         signature = mixed.signatures[name]
         assert Signature.parse(str(signature)) == signature
+        assert len(dict(signature.pairs)) == len(signature.pairs), name
         assert str(signature).startswith(name)
         assert str(signature).endswith("|v:1")
 

@@ -154,7 +154,7 @@ def _clear(out: Path, overwrite: bool) -> None:
     if not out.exists() or not any(out.iterdir()):
         return
     if not overwrite:
-        raise ValueError(f"{out} is not empty; give another folder, or overwrite")
+        raise ValueError(f"{out} is not empty; give another folder, or --overwrite")
     if not (out / TRUTH).is_file():
         raise ValueError(f"{out} has files but no {TRUTH}: nothing made here before, so it stays")
     for line in (out / TRUTH).read_text(encoding="utf-8").splitlines():
