@@ -327,7 +327,9 @@ def scenes_make(
     ] = "faithful,sloppy,careless",
     seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
     size: Annotated[int, typer.Option(help="Side in pixels.")] = 224,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Empty DIR first.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what an earlier call made in DIR.")
+    ] = False,
 ) -> None:
     """Draw scenes: images, prompts.csv, and the truth of each image in truth.jsonl."""
     from scorekit.scenes.make import make

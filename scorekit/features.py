@@ -252,7 +252,7 @@ class FeatureRun:
         if not batch:
             return
         name = str(feature.backbone)
-        asked = self._with_options(feature)
+        asked = with_options(feature, self.options)
         results = (
             self.handles[name]
             .model()
@@ -267,20 +267,21 @@ class FeatureRun:
 
     def _key(self, feature: Feature, content: str) -> bytes:
         info = self.infos[str(feature.backbone)]
-        params = self._with_options(feature).params
+        params = with_options(feature, self.options).params
         return feature_key(info.fingerprint, feature.kind, params, content)
-
-    def _with_options(self, feature: Feature) -> Feature:
-        """The feature with what of the run's options changes it."""
-        if feature.field not in TEXT_FIELDS:
-            return feature
-        return replace(feature, params=(*feature.params, ("long_text", self.options.long_text)))
 
     def _batch_size(self, feature: Feature) -> int:
         if self.options.batch_size is not None:
             return self.options.batch_size
         size: int = self.handles[str(feature.backbone)].model().batch_size
         return size
+
+
+def with_options(feature: Feature, options: BackboneOptions) -> Feature:
+    """The feature with what of the options changes it."""
+    if feature.field not in TEXT_FIELDS:
+        return feature
+    return replace(feature, params=(*feature.params, ("long_text", options.long_text)))
 
 
 def text_error(text: Any) -> InputError | None:

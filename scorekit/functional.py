@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from scorekit.backbones.handle import get_handle
 from scorekit.backbones.spec import BackboneOptions
 from scorekit.cache import MemoryCache
-from scorekit.features import IMAGE_FIELDS, SEVERAL, TEXT_FIELDS, text_error
+from scorekit.features import IMAGE_FIELDS, SEVERAL, TEXT_FIELDS, text_error, with_options
 from scorekit.io import samples_from
 from scorekit.metric import BaseMetric
 from scorekit.run import RunOptions, Scoring
@@ -91,7 +90,7 @@ def _embed(model: Any, need: Feature, values: Sequence[Any], options: BackboneOp
     import torch
 
     if need.field in TEXT_FIELDS:
-        asked = replace(need, params=(*need.params, ("long_text", options.long_text)))
+        asked = with_options(need, options)
         for i, text in enumerate(values):
             _check(text_error(text), i)
         arrays = [_check(r, i).array for i, r in enumerate(model.extract(asked, values))]

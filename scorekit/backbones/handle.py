@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from scorekit.backbones.files import one_line_errors
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
 from scorekit.cache import Cache
 from scorekit.registry import load_backbone_family
@@ -111,15 +112,8 @@ class BackboneHandle:
         return info
 
     def _load(self) -> Any:
-        try:
+        with one_line_errors(self.spec.given):
             model = load_backbone_family(self.spec.family)(self.spec, self.options)
-        except (UsageError, KeyboardInterrupt):
-            raise
-        except Exception as error:
-            first = (str(error).strip().splitlines() or [""])[0]
-            raise UsageError(
-                f"can't load {self.spec.given}: {type(error).__name__}: {first[:240]}"
-            ) from error
         told = self._recalled
         if told is not None and told.fingerprint != model.info.fingerprint:
             raise UsageError(
