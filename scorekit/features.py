@@ -22,18 +22,25 @@ from scorekit.backbones.handle import BackboneHandle, BackboneInfo, get_handle
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
 from scorekit.cache import Cache, feature_key
 from scorekit.images import as_uint8, content_key, decode, read_bytes
-from scorekit.types import Extracted, Feature, InputError, Sample, UsageError
-
-IMAGE_FIELDS = ("image", "source_image", "reference_images", "mask")
-TEXT_FIELDS = ("text", "source_text", "references")
-SEVERAL = ("references", "reference_images")
-_REQUIRED = {"image": "missing_image", "text": "missing_text"}
+from scorekit.inputs import (
+    IMAGE_FIELDS,
+    RECORD,
+    TEXT_FIELDS,
+    Result,
+    RowResult,
+    identity_of,
+    inputs_of,
+    row_of,
+    seconds_of,
+    text_error,
+)
+from scorekit.types import Extracted, Feature, InputError, Pair, Sample, UsageError
 
 CHUNK_CPU = 128
 CHUNK_GPU = 1024
 
-Result = Extracted | InputError
-RowResult = Extracted | list[Extracted] | InputError
+Ask = tuple[Feature, str | None]
+"""A feature of one image, and the text that goes with it if it is a pair's."""
 
 
 @dataclass
@@ -48,9 +55,9 @@ class Counts:
 class ImageWork:
     """One image after its thread: what the cache had, and the rest ready for the model."""
 
-    keys: dict[Feature, bytes]
+    keys: dict[Ask, bytes]
     found: dict[bytes, Extracted]
-    prepared: dict[Feature, Any]
+    prepared: dict[Ask, Any]
 
 
 @dataclass
@@ -95,7 +102,8 @@ class FeatureRun:
         workers: int | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
-        self.needs = [f for f in dict.fromkeys(needs) if f.backbone is not None]
+        given = [f for need in needs for f in (need.second, need) if isinstance(f, Feature)]
+        self.needs = [f for f in dict.fromkeys(given) if f.backbone is not None]
         self.options = options
         self.cache = cache
         self.workers = workers or min(8, os.cpu_count() or 1)
@@ -109,6 +117,8 @@ class FeatureRun:
                 self.handles[name] = get_handle(name, options)
                 self.infos[name] = self.handles[name].info(cache)
                 self.labels[name] = BackboneSpec.parse(name).label
+        # What gives other features their texts is known before these are asked for.
+        self._first = tuple({f.second: f for f in self.needs if isinstance(f.second, Feature)})
         self._on_progress = on_progress or (lambda done: None)
         self._recent: deque[dict[bytes, Extracted]] = deque(maxlen=2)
 
@@ -135,27 +145,35 @@ class FeatureRun:
         # A size of chunk is not worth importing torch for: a run from the cache never does.
         if self.options.device in ("cpu", "mps"):
             return True
-        return not any(h.loaded and h.model().device.type == "cuda" for h in self.handles.values())
+        return not any(
+            h.loaded and str(h.model().device).startswith("cuda") for h in self.handles.values()
+        )
 
     # Images -------------------------------------------------------------------------------
 
     def _submit(self, pool: ThreadPoolExecutor, chunk: Chunk) -> dict[Any, Future[ImageWork]]:
-        """Start reading every image of a chunk, each for all the features it needs."""
-        wanted: dict[Any, tuple[Any, list[Feature]]] = {}
+        """Start reading every image of a chunk, each for all that is asked of it."""
+        for feature in self._first:
+            chunk.features[feature] = self._records(feature, chunk.samples)
+        wanted: dict[Any, tuple[Any, dict[Ask, None]]] = {}
         for feature in self.needs:
             if feature.field not in IMAGE_FIELDS:
                 continue
-            for sample in chunk.samples:
-                for raw in _inputs(sample, feature.field):
-                    features = wanted.setdefault(_identity(raw), (raw, []))[1]
-                    if not features or features[-1] is not feature:
-                        features.append(feature)
+            for row, sample in enumerate(chunk.samples):
+                texts: Sequence[str | None] | InputError = (None,)
+                if feature.second is not None:
+                    texts = seconds_of(feature, sample, row, chunk.features)
+                    if isinstance(texts, InputError):
+                        continue
+                for raw in inputs_of(sample, feature.field):
+                    asked = wanted.setdefault(identity_of(raw), (raw, {}))[1]
+                    asked.update(dict.fromkeys((feature, text) for text in texts))
         return {
-            identity: pool.submit(self._read_image, raw, tuple(dict.fromkeys(features)))
-            for identity, (raw, features) in wanted.items()
+            identity: pool.submit(self._read_image, raw, tuple(asked))
+            for identity, (raw, asked) in wanted.items()
         }
 
-    def _read_image(self, raw: Any, features: tuple[Feature, ...]) -> ImageWork:
+    def _read_image(self, raw: Any, asked: tuple[Ask, ...]) -> ImageWork:
         """Read, hash, look up, and decode and resize what is missing. On a worker thread."""
         data: bytes | None = None
         if isinstance(raw, str | Path | bytes):
@@ -163,25 +181,26 @@ class FeatureRun:
             content = hashlib.sha256(data).hexdigest()
         else:
             content = content_key(raw)
-        keys = {feature: self._key(feature, content) for feature in features}
+        keys = {ask: self._key(ask[0], content, ask[1]) for ask in asked}
         found = self.cache.get_many(keys.values())
-        missing = [f for f in features if keys[f] not in found]
-        prepared: dict[Feature, Any] = {}
+        missing = [ask for ask in asked if keys[ask] not in found]
+        prepared: dict[Ask, Any] = {}
         if missing:
             image = decode(data) if data is not None else Image.fromarray(as_uint8(raw))
-            done: dict[bytes, Any] = {}
-            for feature in missing:
-                key = keys[feature]
-                if key not in done:  # image and source_image of one file share a feature
+            done: dict[Feature, Any] = {}
+            for feature, text in missing:
+                same = _same_batch(feature)
+                if same not in done:  # image and source_image of one file share their work
                     model = self.handles[str(feature.backbone)].model()
-                    done[key] = model.prepare(feature, image)
-                prepared[feature] = done[key]
+                    done[same] = model.prepare(feature, image)
+                first = done[same]
+                prepared[feature, text] = first if text is None else Pair(first, text)
         return ImageWork(keys, found, prepared)
 
     def _finish(self, chunk: Chunk, futures: dict[Any, Future[ImageWork]]) -> Chunk:
         done: dict[bytes, Result] = {}
         failed: dict[Any, InputError] = {}
-        keys: dict[Any, dict[Feature, bytes]] = {}
+        keys: dict[Any, dict[Ask, bytes]] = {}
         waiting: dict[Feature, dict[bytes, Any]] = {}
         for number, (identity, future) in enumerate(futures.items()):
             try:
@@ -197,17 +216,21 @@ class FeatureRun:
             keys[identity] = work.keys
             done.update(work.found)
             self.counts.cached += len(work.found)
-            for feature, prepared in work.prepared.items():
-                key = work.keys[feature]
+            touched: dict[Feature, Feature] = {}
+            for ask, prepared in work.prepared.items():
+                key = work.keys[ask]
                 if key in done:
                     continue
                 if (recent := self._recall(key)) is not None:
                     done[key] = recent
                     continue
-                batch = waiting.setdefault(_same_batch(feature), {})
-                batch[key] = prepared
-                if len(batch) >= self._batch_size(feature):
-                    self._extract(feature, batch, done)
+                same = _same_batch(ask[0])
+                waiting.setdefault(same, {})[key] = prepared
+                touched[same] = ask[0]
+            for same, feature in touched.items():
+                # Between images only: the texts of one image go together.
+                if _distinct(waiting[same]) >= self._batch_size(feature):
+                    self._extract(feature, waiting[same], done)
             share = (number + 1) / len(futures)
             self._on_progress(chunk.start + int(share * len(chunk.samples)))
         for feature, batch in waiting.items():
@@ -216,11 +239,23 @@ class FeatureRun:
         for feature in self.needs:
             if feature.field in IMAGE_FIELDS:
                 lookup = partial(_lookup, feature=feature, keys=keys, done=done, failed=failed)
-                chunk.features[feature] = [_row(feature, s, lookup) for s in chunk.samples]
+                chunk.features[feature] = self._rows(feature, chunk, lookup)
             elif feature.field in TEXT_FIELDS:
-                chunk.features[feature] = self._texts(feature, chunk.samples)
+                chunk.features[feature] = self._texts(feature, chunk)
+            elif feature.field == RECORD and feature not in chunk.features:
+                chunk.features[feature] = self._records(feature, chunk.samples)
         self._on_progress(chunk.start + len(chunk.samples))
         return chunk
+
+    def _rows(
+        self, feature: Feature, chunk: Chunk, lookup: Callable[[Any, str | None], Result]
+    ) -> list[RowResult]:
+        if feature.second is None:
+            return [row_of(feature, sample, lookup) for sample in chunk.samples]
+        return [
+            row_of(feature, sample, lookup, seconds_of(feature, sample, row, chunk.features))
+            for row, sample in enumerate(chunk.samples)
+        ]
 
     def _recall(self, key: bytes) -> Extracted | None:
         """A feature that was computed while this chunk's threads were looking it up."""
@@ -229,19 +264,61 @@ class FeatureRun:
                 return recent[key]
         return None
 
-    # Texts --------------------------------------------------------------------------------
+    # Texts and records ----------------------------------------------------------------------
 
-    def _texts(self, feature: Feature, samples: Sequence[Sample]) -> list[RowResult]:
-        texts = {t for s in samples for t in _inputs(s, feature.field) if text_error(t) is None}
-        keys = {text: self._key(feature, "text:" + text) for text in sorted(texts)}
+    def _texts(self, feature: Feature, chunk: Chunk) -> list[RowResult]:
+        """A feature of a text, or of a text and another."""
+        asked: set[tuple[str, str | None]] = set()
+        for row, sample in enumerate(chunk.samples):
+            seconds: Sequence[str | None] | InputError = (None,)
+            if feature.second is not None:
+                seconds = seconds_of(feature, sample, row, chunk.features)
+                if isinstance(seconds, InputError):
+                    continue
+            firsts = (t for t in inputs_of(sample, feature.field) if text_error(t) is None)
+            asked.update((first, second) for first in firsts for second in seconds)
+        ordered = sorted(asked, key=lambda pair: (pair[0], pair[1] or ""))
+        keys = {pair: self._key(feature, "text:" + pair[0], pair[1]) for pair in ordered}
         done: dict[bytes, Result] = dict(self.cache.get_many(keys.values()))
         self.counts.cached += len(done)
-        self._extract(feature, {k: t for t, k in keys.items() if k not in done}, done)
+        batch: dict[bytes, Any] = {
+            key: first if second is None else Pair(first, second)
+            for (first, second), key in keys.items()
+            if key not in done
+        }
+        self._extract(feature, batch, done)
 
-        def lookup(text: str) -> Result:
-            return text_error(text) or done[keys[text]]
+        def lookup(text: Any, second: str | None) -> Result:
+            return text_error(text) or done[keys[text, second]]
 
-        return [_row(feature, sample, lookup) for sample in samples]
+        return self._rows(feature, chunk, lookup)
+
+    def _records(self, feature: Feature, samples: Sequence[Sample]) -> list[RowResult]:
+        """A feature that the backbone makes of the samples themselves."""
+        name = str(feature.backbone)
+        model = self.handles[name].model()
+        out: list[RowResult | None] = [None] * len(samples)
+        rows: dict[bytes, list[int]] = {}
+        batch: dict[bytes, Any] = {}
+        for i, sample in enumerate(samples):
+            try:
+                content = model.content_of(feature, sample)
+            except InputError as error:
+                out[i] = error
+                continue
+            if content is None:  # what a file says of this row is no feature of its content
+                out[i] = model.extract(feature, [sample])[0]
+                continue
+            key = self._key(feature, content)
+            rows.setdefault(key, []).append(i)
+            batch[key] = sample
+        done: dict[bytes, Result] = dict(self.cache.get_many(batch))
+        self.counts.cached += len(done)
+        self._extract(feature, {k: s for k, s in batch.items() if k not in done}, done)
+        for key, places in rows.items():
+            for i in places:
+                out[i] = done[key]
+        return [result for result in out if result is not None]
 
     # Both ---------------------------------------------------------------------------------
 
@@ -265,9 +342,11 @@ class FeatureRun:
         self.cache.put_many(self.labels[name], feature.kind, sound)
         batch.clear()
 
-    def _key(self, feature: Feature, content: str) -> bytes:
+    def _key(self, feature: Feature, content: str, second: str | None = None) -> bytes:
         info = self.infos[str(feature.backbone)]
         params = with_options(feature, self.options).params
+        if second is not None:
+            content += ":" + hashlib.sha256(second.encode()).hexdigest()
         return feature_key(info.fingerprint, feature.kind, params, content)
 
     def _batch_size(self, feature: Feature) -> int:
@@ -279,71 +358,30 @@ class FeatureRun:
 
 def with_options(feature: Feature, options: BackboneOptions) -> Feature:
     """The feature with what of the options changes it."""
-    if feature.field not in TEXT_FIELDS:
+    if feature.kind != "text_embedding":
         return feature
     return replace(feature, params=(*feature.params, ("long_text", options.long_text)))
 
 
-def text_error(text: Any) -> InputError | None:
-    """What is wrong with a text before any model sees it."""
-    if not isinstance(text, str):
-        return InputError("invalid_text", f"a {type(text).__name__} is no text")
-    if not text.strip():
-        return InputError("empty_text", "the text is empty")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return InputError("invalid_text", f"not valid Unicode: {error.reason} at {error.start}")
-    return None
+def _same_batch(feature: Feature) -> Feature:
+    """Features that differ in their fields alone go through the model together."""
+    return Feature(feature.kind, feature.backbone, IMAGE_FIELDS[0], feature.params)
 
 
-def _inputs(sample: Sample, name: str) -> Sequence[Any]:
-    """The inputs of a field: none, one or several."""
-    value = getattr(sample, name)
-    if name in SEVERAL:
-        return tuple(value)
-    return () if value is None else (value,)
-
-
-def _row(feature: Feature, sample: Sample, lookup: Callable[[Any], Result]) -> RowResult:
-    """A row's feature from those of its inputs."""
-    inputs = _inputs(sample, feature.field)
-    if not inputs:
-        if feature.optional:
-            return []
-        status = _REQUIRED.get(feature.field, "missing_input")
-        return InputError(status, f"the row has no {feature.field.replace('_', ' ')}")
-    results: list[Extracted] = []
-    for raw in inputs:
-        result = lookup(raw)
-        if isinstance(result, InputError):
-            if feature.field in ("image", "text"):
-                return result
-            return InputError(result.status, f"{feature.field.replace('_', ' ')}: {result.note}")
-        results.append(result)
-    return results if feature.field in SEVERAL else results[0]
+def _distinct(batch: dict[bytes, Any]) -> int:
+    """How many inputs a batch has; of pairs, how many first ones: their texts share its work."""
+    return len({id(v.first) if isinstance(v, Pair) else k for k, v in batch.items()})
 
 
 def _lookup(
     raw: Any,
+    text: str | None,
     feature: Feature,
-    keys: dict[Any, dict[Feature, bytes]],
+    keys: dict[Any, dict[Ask, bytes]],
     done: dict[bytes, Result],
     failed: dict[Any, InputError],
 ) -> Result:
-    identity = _identity(raw)
+    identity = identity_of(raw)
     if identity in failed:
         return failed[identity]
-    return done[keys[identity][feature]]
-
-
-def _identity(raw: Any) -> Any:
-    """What makes two inputs one and the same before their content is known."""
-    if isinstance(raw, str | Path):
-        return str(raw)
-    return raw if isinstance(raw, bytes) else id(raw)
-
-
-def _same_batch(feature: Feature) -> Feature:
-    """Features that differ in the field alone go through the model together."""
-    return Feature(feature.kind, feature.backbone, IMAGE_FIELDS[0], feature.params)
+    return done[keys[identity][feature, text]]

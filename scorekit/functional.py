@@ -10,11 +10,12 @@ import numpy as np
 from scorekit.backbones.handle import get_handle
 from scorekit.backbones.spec import BackboneOptions
 from scorekit.cache import MemoryCache
-from scorekit.features import IMAGE_FIELDS, SEVERAL, TEXT_FIELDS, text_error, with_options
+from scorekit.features import with_options
+from scorekit.inputs import IMAGE_FIELDS, RECORD, TEXT_FIELDS, text_error
 from scorekit.io import samples_from
 from scorekit.metric import BaseMetric
 from scorekit.run import RunOptions, Scoring
-from scorekit.types import Feature, InputError, Sample, Scores, UsageError
+from scorekit.types import SEVERAL, Feature, InputError, Sample, Scores, UsageError
 
 _memory = MemoryCache()
 
@@ -56,7 +57,7 @@ def call_metric(
 def _score_tensors(metric: BaseMetric, samples: Sequence[Sample], options: BackboneOptions) -> Any:
     """Scores as a tensor, with gradients to the images that are tensors."""
     if not metric.differentiable:
-        raise UsageError(f"{metric.name} ranks, and has no gradient")
+        raise UsageError(f"{metric.name} has no gradient")
     features: dict[str, Any] = {
         key: _tensor_feature(need, samples, options) for key, need in metric.needs.items()
     }
@@ -69,6 +70,8 @@ def _tensor_feature(need: Feature, samples: Sequence[Sample], options: BackboneO
 
     if need.kind == "value":
         return [getattr(sample, need.field) for sample in samples]
+    if need.second is not None or need.field == RECORD:
+        raise UsageError(f"{need.kind} has no gradient")
     handle = get_handle(str(need.backbone), options)
     model = handle.model()
     if need.kind == "constant":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +16,11 @@ from scorekit.backbones.handle import BackboneInfo
 from scorekit.backbones.spec import BackboneOptions
 from scorekit.cache import Cache, FeatureCache, default_cache_dir
 from scorekit.choose import parse_metrics
-from scorekit.features import IMAGE_FIELDS, SEVERAL, TEXT_FIELDS, Chunk, FeatureRun
+from scorekit.features import Chunk, FeatureRun
+from scorekit.inputs import IMAGE_FIELDS, RECORD
 from scorekit.metric import BaseMetric
 from scorekit.record import run_record
-from scorekit.table import COLUMNS, MetricInfo, ScoreTable
+from scorekit.table import COLUMNS, EVIDENCE, MetricInfo, ScoreTable
 from scorekit.types import Extracted, Feature, InputError, Sample, Scores, Signature, UsageError
 
 STATUS_OK = "ok"
@@ -61,6 +63,7 @@ class Column:
     value: np.ndarray[Any, Any]
     status: list[str]
     note: dict[int, str] = field(default_factory=dict)
+    evidence: dict[int, Any] = field(default_factory=dict)
 
 
 def score_samples(
@@ -109,6 +112,7 @@ def score_samples(
         "samples": len(samples),
         "features_computed": scoring.features.counts.computed,
         "features_from_cache": scoring.features.counts.cached,
+        **({"endpoints": usage} if (usage := scoring.usage()) else {}),
         "status": table.frame.groupby(["metric", "status"])
         .size()
         .unstack(fill_value=0)
@@ -176,7 +180,8 @@ class Scoring:
         samples = self.samples
         extra = list(dict.fromkeys(key for s in samples for key in s.meta))
         # A table that is scored again has columns of these names; they must not win.
-        names = {key: f"input.{key}" if key in COLUMNS else key for key in extra}
+        taken = (*COLUMNS, EVIDENCE)
+        names = {key: f"input.{key}" if key in taken else key for key in extra}
         self._finish_parts()
         columns = {
             name: column
@@ -191,6 +196,7 @@ class Scoring:
             "image": [describe_image(s.image) for s in samples],
             "text": [s.text for s in samples],
         }
+        proven = any(column.evidence for column in columns.values())
         frames = [
             pd.DataFrame(
                 {
@@ -199,6 +205,7 @@ class Scoring:
                     "value": column.value,
                     "status": column.status,
                     "note": [column.note.get(i, "") for i in range(len(samples))],
+                    **({EVIDENCE: _as_json(column.evidence, len(samples))} if proven else {}),
                     **{names[key]: [s.meta.get(key) for s in samples] for key in extra},
                 }
             )
@@ -217,6 +224,14 @@ class Scoring:
         """The device that computed features, or what stood in for it."""
         devices = {str(h.model().device) for h in self.features.handles.values() if h.loaded}
         return ", ".join(sorted(devices)) or "none (all features from the cache)"
+
+    def usage(self) -> dict[str, Any]:
+        """Calls, tokens and cost of the endpoints that were asked, by backbone."""
+        return {
+            self.features.labels[name]: handle.model().usage()
+            for name, handle in self.features.handles.items()
+            if handle.loaded and hasattr(handle.model(), "usage")
+        }
 
     def _score(
         self,
@@ -268,6 +283,8 @@ class Scoring:
             else:
                 column.value[row] = value
                 column.status[row] = STATUS_OK
+                if position in result.evidence:
+                    column.evidence[row] = result.evidence[position]
                 note = result.notes.get(position, "")
                 if row in column.note or note:
                     column.note[row] = "; ".join(filter(None, [column.note.get(row, ""), note]))
@@ -285,8 +302,14 @@ class Scoring:
         if need.kind == "constant":
             return self.features.infos[str(need.backbone)].constants[need.field]
         rows = features[need]
-        if need.field in SEVERAL:
+        if need.field == RECORD:
+            return [rows[i].info for i in good]
+        if need.several and need.ragged:
+            return [[e.array for e in rows[i]] for i in good]
+        if need.several:
             return [np.stack([e.array for e in rows[i]]) if rows[i] else None for i in good]
+        if need.ragged:
+            return [rows[i].array for i in good]
         return np.stack([rows[i].array for i in good])
 
     def _keep(self, name: str, metric: BaseMetric, chunk: Chunk) -> None:
@@ -343,7 +366,7 @@ class Scoring:
     def _warn_off_domain(self) -> None:
         if self._off_domain:
             warnings.warn(
-                f"scenes-clip knows scorekit's drawn scenes and nothing else; "
+                f"a model of the scenes knows scorekit's drawn scenes and nothing else; "
                 f"{len(self._off_domain)} of {len(self.samples)} images are no scenes, and "
                 "their scores mean nothing",
                 stacklevel=2,
@@ -367,16 +390,23 @@ class Scoring:
         part = label.removeprefix(name)
         pairs: list[tuple[str, str]] = []
         needs = [need for need in metric.needs.values() if need.backbone is not None]
-        for bb in dict.fromkeys(str(need.backbone) for need in needs):
-            info = self.features.infos[bb]
+        infos = {str(need.backbone): self.features.infos[str(need.backbone)] for need in needs}
+        for bb, info in infos.items():
             pairs += [("bb", self.features.labels[bb]), ("w", info.identity)]
-        pairs += [(key, _text_of(value)) for key, value in metric.params().items()]
-        if any(need.field in IMAGE_FIELDS for need in needs):
-            resizers = dict.fromkeys(self.features.infos[str(n.backbone)].resize for n in needs)
+        decided = {k: v for info in infos.values() for k, v in info.facts.items()}
+        for key, value in metric.params().items():
+            if key in infos or str(value) in infos:
+                continue  # a second backbone, which stands above
+            pairs.append((key, decided.pop(key, "") if value == "auto" else _text_of(value)))
+            decided.pop(key, None)
+        pairs += list(decided.items())
+        # A mask or a source image is read by the same steps as the image.
+        seen = [need for need in needs if need.field in IMAGE_FIELDS]
+        if resizers := dict.fromkeys(infos[str(need.backbone)].resize for need in seen):
             pairs.append(("resize", "+".join(resizers)))
-        if any(need.field in TEXT_FIELDS for need in needs):
+        if any(need.kind == "text_embedding" for need in needs):
             pairs.append(self._long_text(name, needs, self.features.infos))
-        if needs:
+        if not all(info.remote for info in infos.values()):
             pairs.append(("dtype", self.options.dtype))
         pairs += list(self._facts.get(name, {}).items())
         pairs += list(self._part_facts.get(label, {}).items())
@@ -386,7 +416,7 @@ class Scoring:
     def _long_text(
         self, name: str, needs: Sequence[Feature], infos: Mapping[str, BackboneInfo]
     ) -> tuple[str, str]:
-        bb = next(str(need.backbone) for need in needs if need.field in TEXT_FIELDS)
+        bb = next(str(need.backbone) for need in needs if need.kind == "text_embedding")
         word = {"truncate": "trunc", "window": "window", "error": "limit"}[self.options.long_text]
         return word, f"{infos[bb].text_limit}(n={len(self._cut[name])})"
 
@@ -417,6 +447,10 @@ def _cut_note(info: Mapping[str, Any]) -> str:
     if "windows" in info:
         return f"text of {info['tokens']} tokens read in {info['windows']} windows"
     return f"text cut from {info['tokens']} to {info['limit']} tokens"
+
+
+def _as_json(evidence: Mapping[int, Any], n: int) -> list[str]:
+    return [json.dumps(evidence[i], ensure_ascii=False) if i in evidence else "" for i in range(n)]
 
 
 def _text_of(value: Any) -> str:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("system", "item", "index", "image", "text", "metric", "value", "status", "note")
+EVIDENCE = "evidence"
+"""A column of JSON that a table has where a metric says what its scores rest on."""
 KEY = ["system", "item", "index"]
 FORMAT = 1
 _METADATA = b"scorekit"
@@ -52,8 +54,8 @@ class ScoreTable:
     ----------
     frame : pandas.DataFrame
         One row for each image and metric: system, item, index, image, text, metric, value
-        (float64, null where `status` is not ``ok``), status, note, and the columns of the
-        prompts file that scorekit has no use for.
+        (float64, null where `status` is not ``ok``), status, note, evidence (JSON, where a
+        metric gives any), and the columns of the prompts file that scorekit has no use for.
     metrics : mapping of str to MetricInfo
         By the name in the column `metric`.
     run : mapping
@@ -347,7 +349,9 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     sidecar = _sidecar(path)
     if not sidecar.is_file():
         raise ValueError(f"{sidecar.name}, which holds its signatures, is not beside it")
-    strings = dict.fromkeys(("system", "item", "image", "text", "metric", "status", "note"), str)
+    strings = dict.fromkeys(
+        ("system", "item", "image", "text", "metric", "status", "note", EVIDENCE), str
+    )
     frame = pd.read_csv(
         path,
         sep="\t" if path.suffix == ".tsv" else ",",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
@@ -107,11 +107,16 @@ class Feature:
         The specification of the backbone that computes it; None for ``value``.
     field : str
         The sample's field. A field that holds a tuple gives one array of features a row.
+        ``sample`` is a record feature: the backbone reads the sample itself (a judge that sees
+        two images, a file of answers).
     params : tuple of (name, value)
         What else changes the feature, sorted by name. With the content's hash and the
         backbone's fingerprint, it makes the cache key.
     optional : bool
         A row that lacks the field is still scored (its feature is empty).
+    second : str or Feature or None
+        For a feature of a pair: the field of its text, or a record feature whose ``info`` has
+        the texts under ``texts`` (questions that are read or generated).
     """
 
     kind: str
@@ -119,6 +124,28 @@ class Feature:
     field: str
     params: Params = ()
     optional: bool = False
+    second: str | Feature | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether a row has a list of these rather than one."""
+        return self.field in SEVERAL or self.second in SEVERAL or isinstance(self.second, Feature)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether the arrays' lengths differ from input to input."""
+        return self.kind in ("token_logprobs", "answer")
+
+
+SEVERAL = ("references", "reference_images")
+"""Fields of a sample that hold a tuple."""
+
+
+class Pair(NamedTuple):
+    """The two inputs of a pair's feature: a prepared image or a text, and a text."""
+
+    first: Any
+    second: str
 
 
 def image_embedding(backbone: str, field: str = "image", **params: Any) -> Feature:
@@ -135,6 +162,12 @@ def text_embedding(backbone: str, field: str = "text", **params: Any) -> Feature
 def model_constant(backbone: str, name: str) -> Feature:
     """Request a number of the backbone itself, such as ``logit_scale`` or ``logit_bias``."""
     return Feature("constant", backbone, name)
+
+
+def answer_probability(backbone: str, field: str = "image", **params: Any) -> Feature:
+    """Request the log-probabilities of an answer's tokens, given an image and a text."""
+    given = tuple(sorted(params.items()))
+    return Feature("answer_probability", backbone, field, given, second="text")
 
 
 def value_of(field: str) -> Feature:
@@ -171,6 +204,9 @@ class Scores:
         Rows on which the formula has no value, and why.
     notes : mapping of row to str
         What a reader of the row should know.
+    evidence : mapping of row to JSON value
+        What the score of a row rests on (questions and answers, a judge's reasons), kept in
+        the table.
     facts : mapping of str to str
         What the data contributed to the number (a gallery's size and hash): goes into the
         signature.
@@ -182,6 +218,7 @@ class Scores:
     components: Mapping[str, Array] = field(default_factory=dict)
     undefined: Mapping[int, str] = field(default_factory=dict)
     notes: Mapping[int, str] = field(default_factory=dict)
+    evidence: Mapping[int, Any] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     part_facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
@@ -190,7 +227,8 @@ Features = Mapping[str, Any]
 """Features by the name a metric gave them in `needs`.
 
 A feature of one array a row is stacked to (n, ...); one with several a row (references) is a
-list of n arrays; a ``value`` is a list of n values; a ``constant`` is a float.
+list of n arrays; one whose length varies is a list of arrays; a record feature is a list of n
+``info`` mappings; a ``value`` is a list of n values; a ``constant`` is a float.
 """
 
 
@@ -232,7 +270,7 @@ class Backbone(Protocol):
     def extract(
         self, feature: Feature, inputs: Sequence[Any], *, batch_size: int | None = None
     ) -> list[Extracted | InputError]:
-        """Features of prepared images or of texts, one an input, in their order."""
+        """Features of prepared images, texts, pairs or samples, one an input, in order."""
         ...
 
 
@@ -304,10 +342,12 @@ __all__ = [
     "ImageLike",
     "InputError",
     "Metric",
+    "Pair",
     "Sample",
     "Scores",
     "Signature",
     "UsageError",
+    "answer_probability",
     "image_embedding",
     "model_constant",
     "text_embedding",

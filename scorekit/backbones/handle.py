@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,10 @@ class BackboneInfo:
     files : tuple of FileState
         What it was loaded from, folders included (their time tells of files that came or
         went); a change makes this record stale.
+    facts : mapping of str to str
+        What the model decided for itself where a parameter said "auto": the signature shows it.
+    remote : bool
+        No model runs here (an endpoint, a file of answers): no dtype, no resize.
     """
 
     fingerprint: str
@@ -53,6 +57,8 @@ class BackboneInfo:
     domain: str
     resize: str
     files: tuple[FileState, ...]
+    facts: Mapping[str, str] = field(default_factory=dict)
+    remote: bool = False
 
 
 class BackboneHandle:
