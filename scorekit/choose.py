@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from scorekit.metric import BaseMetric
@@ -68,6 +69,27 @@ def parse_metrics(
         if label in out:
             raise UsageError(f"{label} was asked for twice")
         out[label] = metric
+    return out
+
+
+def with_defaults(metrics: Iterable[BaseMetric], **given: str | None) -> list[BaseMetric]:
+    """Set parameters of the metrics that have them and leave them empty.
+
+    Raises
+    ------
+    UsageError
+        If no metric has such a parameter.
+    """
+    out = list(metrics)
+    for key, value in given.items():
+        if value is None:
+            continue
+        takers = [k for k, metric in enumerate(out) if metric.params().get(key) == ""]
+        if not takers:
+            raise UsageError(f"--{key} is of no use: no metric asked for takes a {key}")
+        for k in takers:
+            changed: dict[str, Any] = {key: value}
+            out[k] = replace(out[k], **changed)
     return out
 
 

@@ -85,6 +85,15 @@ def score(
         str | None,
         typer.Option(help="Backbone of the metrics that name none (`scorekit backbones`)."),
     ] = None,
+    question: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="Question of vqascore, with {text} where the prompt goes."
+        ),
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Option(metavar="WORD", help="Answer of vqascore that is scored.")
+    ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Table with image,text (or item,text) columns."),
@@ -97,6 +106,9 @@ def score(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16, for the model.")] = "fp32",
+    quantize: Annotated[
+        str, typer.Option(help="none or int8: a vision-language model's weights.")
+    ] = "none",
     resize: Annotated[
         str,
         typer.Option(
@@ -130,6 +142,7 @@ def score(
     beside x.png. Exit code: 0 all rows scored, 1 some were not, 2 wrong use.
     """
     from scorekit import console
+    from scorekit.choose import parse_metrics, with_defaults
     from scorekit.images import silence_pil
     from scorekit.io import read_samples
     from scorekit.run import RunOptions, score_samples
@@ -143,6 +156,7 @@ def score(
     options = RunOptions(
         device=device,
         dtype=dtype,  # type: ignore[arg-type]
+        quantize=quantize,  # type: ignore[arg-type]
         resize=resize,  # type: ignore[arg-type]
         long_text=long_text,  # type: ignore[arg-type]
         batch_size=batch_size,
@@ -151,6 +165,8 @@ def score(
         cache=False if no_cache else cache,
         workers=workers,
     )
+    asked = parse_metrics(metric or ["clipscore"], backbone)
+    chosen = with_defaults(asked.values(), question=question, answer=answer)
     listing = read_samples(path, prompts=prompts, text=text, system=system)
     console.print_findings(listing.findings)
     if strict and listing.findings:
@@ -164,8 +180,7 @@ def score(
         with console.progress(len(listing.samples), quiet=quiet) as advance:
             table = score_samples(
                 listing.samples,
-                metric or ["clipscore"],
-                backbone=backbone,
+                chosen,
                 options=options,
                 progress=advance,
                 record=record,

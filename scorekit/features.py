@@ -160,11 +160,9 @@ class FeatureRun:
             if feature.field not in IMAGE_FIELDS:
                 continue
             for row, sample in enumerate(chunk.samples):
-                texts: Sequence[str | None] | InputError = (None,)
-                if feature.second is not None:
-                    texts = seconds_of(feature, sample, row, chunk.features)
-                    if isinstance(texts, InputError):
-                        continue
+                texts = self._seconds(feature, sample, row, chunk)
+                if isinstance(texts, InputError):
+                    continue
                 for raw in inputs_of(sample, feature.field):
                     asked = wanted.setdefault(identity_of(raw), (raw, {}))[1]
                     asked.update(dict.fromkeys((feature, text) for text in texts))
@@ -247,6 +245,15 @@ class FeatureRun:
         self._on_progress(chunk.start + len(chunk.samples))
         return chunk
 
+    @staticmethod
+    def _seconds(
+        feature: Feature, sample: Sample, row: int, chunk: Chunk
+    ) -> Sequence[str | None] | InputError:
+        """The texts that go with each of a row's inputs: one None for a single feature."""
+        if feature.second is None:
+            return (None,)
+        return seconds_of(feature, sample, row, chunk.features)
+
     def _rows(
         self, feature: Feature, chunk: Chunk, lookup: Callable[[Any, str | None], Result]
     ) -> list[RowResult]:
@@ -270,11 +277,9 @@ class FeatureRun:
         """A feature of a text, or of a text and another."""
         asked: set[tuple[str, str | None]] = set()
         for row, sample in enumerate(chunk.samples):
-            seconds: Sequence[str | None] | InputError = (None,)
-            if feature.second is not None:
-                seconds = seconds_of(feature, sample, row, chunk.features)
-                if isinstance(seconds, InputError):
-                    continue
+            seconds = self._seconds(feature, sample, row, chunk)
+            if isinstance(seconds, InputError):
+                continue
             firsts = (t for t in inputs_of(sample, feature.field) if text_error(t) is None)
             asked.update((first, second) for first in firsts for second in seconds)
         ordered = sorted(asked, key=lambda pair: (pair[0], pair[1] or ""))

@@ -44,6 +44,19 @@ class BaseMetric:
         """The metric's own parameters, in the order of the signature; no backbone."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "backbone"}
 
+    def recipe(self, facts: Mapping[str, str]) -> dict[str, Any]:
+        """The parameters as the signature shows them.
+
+        Parameters
+        ----------
+        facts : mapping of str to str
+            What the backbones decided where a parameter said "auto".
+        """
+        return {
+            key: facts.get(key, value) if value == "auto" else value
+            for key, value in self.params().items()
+        }
+
     @classmethod
     def has_backbone(cls) -> bool:
         """Whether a backbone computes its features."""

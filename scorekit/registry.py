@@ -26,15 +26,17 @@ METRICS: dict[str, str] = {
     "retrieval": "scorekit.metrics.retrieval:Retrieval",
     "clip_r_precision": "scorekit.metrics.clip_r_precision:CLIPRPrecision",
     "clip_agg": "scorekit.metrics.clip_agg:CLIPAgg",
+    "vqascore": "scorekit.metrics.vqascore:VQAScore",
 }
 
 BACKBONES: dict[str, str] = {
     "open_clip": "scorekit.backbones.open_clip_dual:load",
-    "hf": "scorekit.backbones.hf_dual:load",
+    "hf": "scorekit.backbones.hf:load",
 }
 
 ALIASES: dict[str, str] = {
     "scenes-clip": "hf:scorekit.data/checkpoints/scenes-clip",
+    "scenes-vqa": "hf:scorekit.data/checkpoints/scenes-vqa",
 }
 """Backbones with a name of their own; ``scorekit.data/`` means a file in the wheel."""
 

@@ -393,13 +393,11 @@ class Scoring:
         infos = {str(need.backbone): self.features.infos[str(need.backbone)] for need in needs}
         for bb, info in infos.items():
             pairs += [("bb", self.features.labels[bb]), ("w", info.identity)]
-        decided = {k: v for info in infos.values() for k, v in info.facts.items()}
-        for key, value in metric.params().items():
-            if key in infos or str(value) in infos:
-                continue  # a second backbone, which stands above
-            pairs.append((key, decided.pop(key, "") if value == "auto" else _text_of(value)))
-            decided.pop(key, None)
-        pairs += list(decided.items())
+        facts = {k: v for info in infos.values() for k, v in info.facts.items()}
+        recipe = metric.recipe(facts)
+        # A parameter that names a second backbone stands above already.
+        pairs += [(k, _text_of(v)) for k, v in recipe.items() if str(v) not in infos]
+        pairs += [(k, v) for k, v in facts.items() if k not in recipe]
         # A mask or a source image is read by the same steps as the image.
         seen = [need for need in needs if need.field in IMAGE_FIELDS]
         if resizers := dict.fromkeys(infos[str(need.backbone)].resize for need in seen):

@@ -85,7 +85,7 @@ class HfDual(DualEncoder):
         files = [*weights, *_small_files(folder, options), *_small_files(processors, options)]
         identity = short_hash(
             {
-                "arch": _without_history(config),
+                "arch": without_history(config),
                 "weights": sha256_of(weights),
                 "image": spec.describe() if self.uses_spec else self.processor.to_dict(),
                 "text": [self._limit, self.tokenizer_hash()],
@@ -323,7 +323,7 @@ def _as_dict(size: Any) -> dict[str, int]:
     return {k: int(v) for k, v in items.items() if v is not None}
 
 
-def _without_history(value: Any) -> Any:
+def without_history(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _without_history(v) for k, v in value.items() if k not in _HISTORY}
+        return {k: without_history(v) for k, v in value.items() if k not in _HISTORY}
     return value

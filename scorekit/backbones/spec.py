@@ -13,6 +13,7 @@ from scorekit.types import UsageError
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 DataType = Literal["fp32", "fp16", "bf16"]
+Quantize = Literal["none", "int8"]
 Resize = Literal["exact", "fast"]
 LongText = Literal["truncate", "error", "window"]
 
@@ -27,6 +28,8 @@ class BackboneOptions:
         ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
     dtype : {"fp32", "fp16", "bf16"}
         Of weights and activations; features are float32 in any case.
+    quantize : {"none", "int8"}
+        Whether the weights of a vision-language model's linear layers are kept in 8 bits.
     resize : {"exact", "fast"}
         PIL's resize, or torch's on uint8 tensors (at most 1 level off in 0.3% of values).
     long_text : {"truncate", "error", "window"}
@@ -41,6 +44,7 @@ class BackboneOptions:
 
     device: str = "auto"
     dtype: DataType = "fp32"
+    quantize: Quantize = "none"
     resize: Resize = "exact"
     long_text: LongText = "truncate"
     batch_size: int | None = None
@@ -50,6 +54,7 @@ class BackboneOptions:
     def __post_init__(self) -> None:
         for name, allowed in (
             ("dtype", tuple(DTYPES)),
+            ("quantize", ("none", "int8")),
             ("resize", ("exact", "fast")),
             ("long_text", ("truncate", "error", "window")),
         ):

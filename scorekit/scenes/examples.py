@@ -1,4 +1,4 @@
-"""Training examples of scenes-clip as numpy arrays, made in shards from seeds.
+"""Training examples of the small models as numpy arrays, made in shards from seeds.
 
 A shard holds scenes with several true captions each, several foils a caption, and what the truth
 offers beyond them: counts of every describable thing (so that a caption of another scene that
@@ -101,7 +101,7 @@ def _thing(shape: str, colour: str) -> int:
 
 
 def _scene_targets(scene: Scene, table: np.ndarray, patches: np.ndarray, seen: np.ndarray) -> None:
-    side = IMAGE_SIZE // PATCH_SIZE
+    side = round(len(patches) ** 0.5)
     centres = (np.arange(side) + 0.5) / side
     near = np.full((side, side), 1.0)
     view = patches.reshape(side, side, 3)
@@ -153,17 +153,37 @@ def _text_targets(
             )
 
 
-def make_shard(index: int, easy: bool = False, n: int = SHARD) -> Shard:
-    """Make one shard; it depends on the arguments alone."""
+def make_shard(
+    index: int,
+    easy: bool = False,
+    n: int = SHARD,
+    image_size: int = IMAGE_SIZE,
+    bare: bool = False,
+) -> Shard:
+    """Make one shard; it depends on the arguments alone.
+
+    Parameters
+    ----------
+    index
+        Names the seeds.
+    easy
+        Scenes of at most two groups and three objects.
+    n
+        The number of scenes.
+    image_size
+        Pixels of an image's side, a multiple of `PATCH_SIZE`.
+    bare
+        The texts are captions as they are, without a prefix or a full stop.
+    """
     tokenizer = build_tokenizer()
     texts_shape = (n, CAPTIONS, 1 + FOILS)
     shard = Shard(
-        images=np.empty((n, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
+        images=np.empty((n, image_size, image_size, 3), np.uint8),
         ids=np.zeros((*texts_shape, LENGTH), np.uint8),
         asked=np.zeros((*texts_shape, MAX_COUNTS), np.uint8),
         numbers=np.full((*texts_shape, MAX_COUNTS), 255, np.uint8),
         table=np.zeros((n, TABLE), np.uint8),
-        patches=np.full((n, (IMAGE_SIZE // PATCH_SIZE) ** 2, 3), -1, np.int8),
+        patches=np.full((n, (image_size // PATCH_SIZE) ** 2, 3), -1, np.int8),
         seen=np.zeros((n, THINGS, 5), np.float16),
         told=np.zeros((*texts_shape, THINGS, 4), np.int8),
     )
@@ -174,9 +194,10 @@ def make_shard(index: int, easy: bool = False, n: int = SHARD) -> Shard:
         seed = f"train:{index}:{k}"
         scene = sample_scene(seed, *((2, 3) if easy else ()))
         drawn = rng.choices([size for size, _ in DRAWN], [weight for _, weight in DRAWN])[0]
+        drawn = max(drawn, image_size)
         picture = render(scene, drawn)
-        if drawn != IMAGE_SIZE:
-            picture = picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+        if drawn != image_size:
+            picture = picture.resize((image_size, image_size), Image.Resampling.BICUBIC)
         shard.images[k] = np.asarray(picture)
         _scene_targets(scene, shard.table[k], shard.patches[k], shard.seen[k])
         for c in range(CAPTIONS):
@@ -184,6 +205,8 @@ def make_shard(index: int, easy: bool = False, n: int = SHARD) -> Shard:
             prefix = rng.choices([p for p, _ in PREFIXES], [w for _, w in PREFIXES])[0]
             stop = "." if rng.random() < 0.4 else ""
             blank = bool(prefix) and rng.random() < 0.03
+            if bare:
+                prefix, stop, blank = "", "", False
             said = [caption, *_foils(scene, caption, seed, c)]
             for t, each in enumerate(said):
                 _text_targets(

@@ -12,6 +12,7 @@ from scorekit.scenes.examples import IMAGE_SIZE, PATCH_SIZE
 from scorekit.scenes.tokens import BOS, EOS, MAX_LENGTH, PAD, build_tokenizer, vocabulary
 
 if TYPE_CHECKING:
+    import torch
     from transformers import CLIPConfig, CLIPModel
 
 # The mean and deviation of OpenAI's CLIP.
@@ -77,16 +78,7 @@ def _initialise(model: CLIPModel) -> None:
 
     with torch.no_grad():
         vision, text = model.vision_model, model.text_model
-        places = vision.embeddings.position_embedding.weight
-        side = IMAGE_SIZE // PATCH_SIZE
-        rows = torch.arange(side).repeat_interleave(side)
-        columns = torch.arange(side).repeat(side)
-        quarter = places.shape[1] // 4
-        rates = torch.pi / side * 1.5 ** torch.linspace(0, 5, quarter)
-        waves = [
-            f(axis[:, None] * rates) for axis in (rows, columns) for f in (torch.sin, torch.cos)
-        ]
-        places[1:] = 0.4 * torch.cat(waves, dim=1)
+        spread_positions(vision.embeddings.position_embedding.weight, IMAGE_SIZE // PATCH_SIZE)
         text.embeddings.token_embedding.weight.normal_(std=0.5)
         text.embeddings.position_embedding.weight.normal_(std=0.25)
         for tower in (vision, text):
@@ -95,6 +87,18 @@ def _initialise(model: CLIPModel) -> None:
                 for part in (attention.q_proj, attention.k_proj):
                     part.weight.normal_(std=1.4 * part.in_features**-0.5)
                 attention.v_proj.weight.normal_(std=attention.v_proj.in_features**-0.5)
+
+
+def spread_positions(places: torch.Tensor, side: int) -> None:
+    """Fill position embeddings, past the class token's, with waves of rows and columns."""
+    import torch
+
+    rows = torch.arange(side).repeat_interleave(side)
+    columns = torch.arange(side).repeat(side)
+    quarter = places.shape[1] // 4
+    rates = torch.pi / side * 1.5 ** torch.linspace(0, 5, quarter)
+    waves = [f(axis[:, None] * rates) for axis in (rows, columns) for f in (torch.sin, torch.cos)]
+    places[1:] = 0.4 * torch.cat(waves, dim=1)
 
 
 def build_processor() -> Any:
@@ -118,12 +122,13 @@ def save(model: CLIPModel, out: str | os.PathLike[str]) -> None:
     build_tokenizer().save_pretrained(folder)
     build_processor().save_pretrained(folder)
     # Stored in half precision, but to be loaded in full by default.
-    _amend(folder / "config.json", dtype="float32")
+    amend(folder / "config.json", dtype="float32")
     # The one name of this class that all releases of transformers know.
-    _amend(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    amend(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
 
 
-def _amend(path: Path, **changes: str) -> None:
+def amend(path: Path, **changes: Any) -> None:
+    """Change keys of a JSON file."""
     record = json.loads(path.read_text(encoding="utf-8"))
     record.update(changes)
     path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")

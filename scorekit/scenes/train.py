@@ -16,6 +16,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -214,13 +215,13 @@ def shard_path(work: Path, index: int) -> Path:
     return work / f"shard-{index:03d}.npz"
 
 
-def render_shard(work: Path, index: int) -> None:
-    """Make a shard that is not there yet."""
+def render_shard(work: Path, index: int, easy: int, options: dict[str, Any]) -> None:
+    """Make a shard that is not there yet; the first `easy` are of simple scenes."""
     if not shard_path(work, index).exists():
-        save_shard(make_shard(index, easy=index < EASY_SHARDS), shard_path(work, index))
+        save_shard(make_shard(index, easy=index < easy, **options), shard_path(work, index))
 
 
-def render_shards(work: Path, shards: int) -> None:
+def render_shards(work: Path, shards: int, easy: int = EASY_SHARDS, **options: Any) -> None:
     """Make the first `shards` shards on all cores.
 
     Before training rather than beside it: a renderer on one of two cores more than halves the
@@ -230,7 +231,8 @@ def render_shards(work: Path, shards: int) -> None:
     if missing:
         print(f"rendering {len(missing)} shards", flush=True)
         with mp.get_context("spawn").Pool(min(len(missing), os.cpu_count() or 1)) as pool:
-            pool.starmap(render_shard, [(work, index) for index in missing], chunksize=1)
+            tasks = [(work, index, easy, options) for index in missing]
+            pool.starmap(render_shard, tasks, chunksize=1)
 
 
 def shard_of(turn: int) -> int:
@@ -248,9 +250,9 @@ def pace(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * rest)) * 0.99 + 0.01
 
 
-def optimisers_of(model: Trainee) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, which leaves the plateaus sooner; AdamW for the rest."""
-    layers = [p for name, p in model.clip.named_parameters() if ".layers." in name and p.ndim == 2]
+def optimisers_of(core: nn.Module, model: nn.Module) -> list[torch.optim.Optimizer]:
+    """Muon for the core's layers' matrices, which leaves plateaus sooner; AdamW for the rest."""
+    layers = [p for name, p in core.named_parameters() if ".layers." in name and p.ndim == 2]
     known = {id(p) for p in layers}
     rest = [p for p in model.parameters() if id(p) not in known]
     return [
@@ -302,7 +304,7 @@ def train_clip(
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     model = Trainee().to(where)
-    optimisers = optimisers_of(model)
+    optimisers = optimisers_of(model.clip, model)
     rates = (MUON_LR, ADAM_LR)
     step, spent, state = 0, 0.0, work / "state.pt"
     if resume and state.exists():
@@ -362,18 +364,25 @@ def train_clip(
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m scorekit.scenes.train", description=__doc__)
-    parser.add_argument("model", choices=["clip"])
-    parser.add_argument("--out", type=Path, default=Path("data/checkpoints/scenes-clip"))
+    parser.add_argument("model", choices=["clip", "vqa"])
+    parser.add_argument("--out", type=Path, help="default: data/checkpoints/scenes-MODEL")
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--samples", type=int)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--work", type=Path, help="folder of rendered shards and the state")
     given = parser.parse_args(arguments)
+    out = given.out or Path(f"data/checkpoints/scenes-{given.model}")
+    # Imported here: scenes-vqa's recipe builds on this module.
+    from scorekit.scenes import train_vqa
+
+    train, usual = train_clip, SAMPLES
+    if given.model == "vqa":
+        train, usual = train_vqa.train_vqa, train_vqa.SAMPLES
     if given.minutes is None and given.samples is None:
-        given.samples = SAMPLES
+        given.samples = usual
     try:
-        train_clip(given.out, given.minutes, given.samples, given.device, given.resume, given.work)
+        train(out, given.minutes, given.samples, given.device, given.resume, given.work)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
