@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from scorekit.backbones.files import on_disk
+from scorekit.inputs import RECORD
 from scorekit.registry import ALIASES, METRICS, all_metrics, load_metric
 from scorekit.types import UsageError
 
@@ -61,9 +63,11 @@ def metric_rows() -> list[MetricRow]:
         cls = load_metric(name)
         metric = cls()
         needs = dict.fromkeys(
-            need.field.replace("_", " ")
+            "the whole row" if field == RECORD else field.replace("_", " ")
             for need in metric.needs.values()
             if need.kind not in ("constant", "value")
+            for field in (need.field, need.second)
+            if isinstance(field, str)
         )
         rows.append(
             MetricRow(
@@ -126,9 +130,11 @@ def _alias_row(name: str) -> BackboneRow:
     folder = Path(str(files("scorekit.data").joinpath(place)))
     weights = folder / "model.safetensors"
     size = math.ceil(weights.stat().st_size / 1e6) if weights.is_file() else None
-    return BackboneRow(
-        name, "Apache-2.0", size, 64, size is not None, "knows drawn scenes and nothing else"
-    )
+    config = folder / "config.json"
+    record = json.loads(config.read_text("utf-8")) if config.is_file() else {"text_config": {}}
+    limit = record["text_config"].get("max_position_embeddings")
+    remark = "knows drawn scenes and nothing else"
+    return BackboneRow(name, "Apache-2.0", size, limit, size is not None, remark)
 
 
 def _open_clip_rows() -> Iterator[BackboneRow]:

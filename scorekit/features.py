@@ -319,7 +319,11 @@ class FeatureRun:
             batch[key] = sample
         done: dict[bytes, Result] = dict(self.cache.get_many(batch))
         self.counts.cached += len(done)
-        self._extract(feature, {k: s for k, s in batch.items() if k not in done}, done)
+        missing = [key for key in batch if key not in done]
+        size = self._batch_size(feature) if missing else 1
+        for start in range(0, len(missing), size):  # a reply that was paid for is kept at once
+            part = missing[start : start + size]
+            self._extract(feature, {key: batch[key] for key in part}, done)
         for key, places in rows.items():
             for i in places:
                 out[i] = done[key]

@@ -130,10 +130,13 @@ def _from_file(path: str, text: str | None, system: str | None) -> Listing:
 
 def _from_table(path: str, text: str | None, system: str | None) -> Listing:
     table = read_table(path)
-    require(table, "image")
+    # Answers that a file holds are of an item and a system: no image need be at hand.
+    require(table, "image", "item")
     found = Findings()
     base = os.path.dirname(path)
-    has_text = _check_text_column(table, text)
+    has_text = "text" in table
+    if "image" in table or text is not None:
+        has_text = _check_text_column(table, text)
     rows = _rows_by_image(table, base, Layout.of(base, system), system, found)
     if text is not None:
         for row in rows:
@@ -195,12 +198,13 @@ def _rows_by_image(
             )
         )
     where = f"{base or '.'}"
-    found.report(
-        "missing_image",
-        f"1 row of {table.path} has no image in {where}",
-        f"{{n}} rows of {table.path} have no image in {where}",
-        missing,
-    )
+    if "image" in table:
+        found.report(
+            "missing_image",
+            f"1 row of {table.path} has no image in {where}",
+            f"{{n}} rows of {table.path} have no image in {where}",
+            missing,
+        )
     return rows
 
 

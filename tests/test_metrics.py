@@ -56,8 +56,12 @@ def features_of(metric: Any, case: dict[str, Any], rows: list[int] | None = None
             features[name] = float(given)
             continue
         given = given if rows is None else [given[row] for row in rows]
-        if feature.kind == "value":
+        if feature.kind == "value" or feature.field == "sample":
             features[name] = given
+        elif feature.several and feature.ragged:
+            features[name] = [[np.asarray(a, dtype=np.float32) for a in row] for row in given]
+        elif feature.ragged:
+            features[name] = [np.asarray(g, dtype=np.float32) for g in given]
         elif feature.field in MANY:
             features[name] = [np.asarray(g, dtype=np.float32) for g in given]
         else:
@@ -167,9 +171,13 @@ def test_torch_gives_the_same_with_a_finite_gradient(name: str, case: dict[str, 
         for key, value in arrays.items()
     }
     got, expected = scores_of(metric, features), scores_of(metric, arrays)
+
+    def plain(values: Any) -> Any:
+        return values.detach().numpy() if torch.is_tensor(values) else values
+
     detached = Scores(
-        got.value.detach().numpy(),
-        components={part: v.detach().numpy() for part, v in got.components.items()},
+        plain(got.value),
+        components={part: plain(v) for part, v in got.components.items()},
         undefined=got.undefined,
         notes=got.notes,
     )
@@ -221,8 +229,12 @@ def test_backbone_reaches_every_feature(name: str) -> None:
     cls = load_metric(name)
     if not cls.has_backbone():
         pytest.skip("no backbone")
+    before = {feature.backbone for feature in cls().needs.values()}
     needs = cls().with_backbone("hf:some/other").needs.values()
-    assert {feature.backbone for feature in needs} <= {"hf:some/other", None}
+    # What only reads a file (questions) is no model, and stays.
+    kept = {backbone for backbone in before if str(backbone).startswith("questions:")}
+    assert {feature.backbone for feature in needs} <= {"hf:some/other", None, *kept}
+    assert "hf:some/other" in {feature.backbone for feature in needs}
 
 
 @every_metric
@@ -257,6 +269,8 @@ def test_card_agrees_with_the_code(name: str) -> None:
         shown = row[1].strip("`")
         if isinstance(default, str):
             assert shown == (default or "empty")
+        elif isinstance(default, bool):
+            assert shown == str(default).lower()
         else:
             assert float(shown) == default
     for part, kind in metric.aggregates.items():

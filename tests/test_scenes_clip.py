@@ -15,8 +15,8 @@ from scorekit.scenes.evaluate import (
     END,
     PREFIX,
     RANDOM,
+    ClipScorer,
     Row,
-    Scorer,
     auc,
     held_out,
     row_of,
@@ -34,13 +34,13 @@ DEMO = ROOT / "data" / "demo"
 
 
 @pytest.fixture(scope="module")
-def scorer() -> Iterator[Scorer]:
+def scorer() -> Iterator[ClipScorer]:
     import torch
 
     # So small a model gains nothing from threads, and loses much where cores are shared.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield Scorer(CHECKPOINT)
+    yield ClipScorer(CHECKPOINT)
     torch.set_num_threads(threads)
 
 
@@ -48,7 +48,7 @@ def scorer() -> Iterator[Scorer]:
 EMBEDDED: dict[Scene, np.ndarray] = {}
 
 
-def scores(scorer: Scorer, kind: str, sub_kind: str, n: int) -> tuple[np.ndarray, np.ndarray]:
+def scores(scorer: ClipScorer, kind: str, sub_kind: str, n: int) -> tuple[np.ndarray, np.ndarray]:
     pairs = held_out(kind, sub_kind, n)
     fresh = [pair.scene for pair in pairs if pair.scene not in EMBEDDED]
     if fresh:
@@ -168,8 +168,14 @@ def test_row_and_table():
     row = row_of("object", "shape", np.array([1.0, 2, 3, 4]), np.array([0.0, 2, 4, 1]))
     assert row.pairwise == pytest.approx(2.5 / 4)
     assert row.low <= row.auc <= row.high
-    line = table([Row("swap", "size", 0.9, 0.88, 0.92, 0.95, 2000)]).splitlines()[-1]
-    assert line == "| swap: size | 0.900 | 0.880 to 0.920 | 0.950 | 2000 |"
+    one = Row("swap", "size", 0.9, 0.88, 0.92, 0.95, 2000)
+    two = Row("swap", "size", 0.8, 0.78, 0.82, 0.85, 2000)
+    lines = table({"a": [one], "b": [two]}).splitlines()
+    assert lines[0].startswith("| false captions | a: AUC | 95% interval | pairwise | b: AUC |")
+    assert lines[-1] == (
+        "| swap: size | 0.900 | 0.880 to 0.920 | 0.950 | 0.800 | 0.780 to 0.820 | 0.850 | 2000 |"
+    )
+    assert {line.count("|") for line in lines} == {9}
 
 
 def test_write_between_markers(tmp_path):

@@ -15,6 +15,11 @@ DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 DataType = Literal["fp32", "fp16", "bf16"]
 Quantize = Literal["none", "int8"]
 Resize = Literal["exact", "fast"]
+_NOT_PATHS = ("openai",)
+_WORDS = (("questions", "meta"),)
+"""Names that are no file even where a file of that name lies in the working folder."""
+_NESTED = ("ask",)
+"""Families whose name is another backbone."""
 LongText = Literal["truncate", "error", "window"]
 
 
@@ -126,6 +131,8 @@ class BackboneSpec:
         """
         if self.given in ALIASES:
             return self.given
+        if self.family in _NESTED:
+            return f"{self.family}/{BackboneSpec.parse(self.name).label}"
         head, sep, tail = self.name.partition("/")
         if self.family == "open_clip" and sep and _is_local(tail):
             return f"{self.family}/{head}/{Path(tail).name}"
@@ -136,6 +143,11 @@ class BackboneSpec:
 
 def _absolute(family: str, name: str) -> str:
     """Make a path absolute, so that a name means one file from wherever it is used."""
+    if family in _NOT_PATHS or (family, name) in _WORDS:
+        return name
+    if family in _NESTED:
+        inner, _, rest = name.partition(":")
+        return f"{inner}:{_absolute(inner, rest)}"
     head, sep, tail = name.partition("/")
     if family == "open_clip" and sep and _is_local(tail):
         return f"{head}/{_expand(tail)}"

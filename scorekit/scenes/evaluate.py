@@ -1,13 +1,14 @@
-"""How well scenes-clip tells truth from foils: ``python -m scorekit.scenes.evaluate``."""
+"""How well the small models tell truth from foils: ``python -m scorekit.scenes.evaluate``."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -23,8 +24,9 @@ RANDOM = ("random", "caption")
 ONE_ATTRIBUTE = (("object", "shape"), ("attribute", "colour"), ("attribute", "size"))
 """The kinds that change one word about one object; a row of the table pools them."""
 
-BEGIN = "<!-- scenes-clip: measured, begin -->"
-END = "<!-- scenes-clip: measured, end -->"
+BEGIN = "<!-- measured, begin -->"
+END = "<!-- measured, end -->"
+CHECKPOINTS = Path("data/checkpoints")
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,76 @@ def row_of(
     return Row(kind, sub_kind, auc(true, false), float(low), float(high), pairwise, n)
 
 
-class Scorer:
+class Scorer(Protocol):
+    """Scores of true and false texts of images, by one checkpoint."""
+
+    def images(self, images: list[Image.Image]) -> Any:
+        """What `score` wants of each image, a sequence."""
+        ...
+
+    def score(
+        self, images: Sequence[Any], true: list[str], false: list[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (n,) of n true texts and of n false ones."""
+        ...
+
+
+def scorer_of(checkpoint: str | Path, device: str = "cpu") -> Scorer:
+    """The scorer for a checkpoint of the CLIP or of the LLaVA kind."""
+    config = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
+    if config["model_type"] == "llava":
+        return VqaScorer(checkpoint, device)
+    return ClipScorer(checkpoint, device)
+
+
+class VqaScorer:
+    """VQAScore by the code that scores every vision-language model.
+
+    Parameters
+    ----------
+    checkpoint
+        A folder that transformers can load.
+    device
+        Where to run.
+    """
+
+    def __init__(self, checkpoint: str | Path, device: str = "cpu") -> None:
+        from scorekit.backbones.handle import get_handle
+        from scorekit.backbones.spec import BackboneOptions
+        from scorekit.types import answer_probability
+
+        name = f"hf:{Path(checkpoint).resolve()}"
+        self.model: Any = get_handle(name, BackboneOptions(device=device)).model()
+        self.feature = answer_probability(name)
+
+    def images(self, images: list[Image.Image]) -> Sequence[Any]:
+        """Images as the model reads them."""
+        return [self.model.prepare(self.feature, image) for image in images]
+
+    def score(
+        self, images: Sequence[Any], true: list[str], false: list[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """P(yes) of both texts of each image."""
+        from scorekit.metrics.vqascore import vqascore
+        from scorekit.types import Extracted
+        from scorekit.types import Pair as ImageAndText
+
+        asked = [
+            ImageAndText(image, text)
+            for image, pair in zip(images, zip(true, false, strict=True), strict=True)
+            for text in pair
+        ]
+        found = []
+        for k in range(0, len(asked), 512):
+            for result in self.model.extract(self.feature, asked[k : k + 512], batch_size=64):
+                if not isinstance(result, Extracted):
+                    raise result
+                found.append(float(vqascore(result.array)))
+        values = np.array(found).reshape(-1, 2)
+        return values[:, 0], values[:, 1]
+
+
+class ClipScorer:
     """Cosines of images and texts by a checkpoint of the CLIP kind.
 
     Parameters
@@ -130,6 +201,14 @@ class Scorer:
         self.model: Any = AutoModel.from_pretrained(folder).to(device).eval()
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.processor: Any = AutoImageProcessor.from_pretrained(folder)
+
+    def score(
+        self, images: Sequence[Any], true: list[str], false: list[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines of both texts of each image."""
+        rows = np.stack(list(images))
+        one, two = (self.texts([PREFIX + text for text in side]) for side in (true, false))
+        return (rows * one).sum(1), (rows * two).sum(1)
 
     def images(self, images: list[Image.Image], batch: int = 64) -> np.ndarray:
         """Unit image embeddings, one row an image."""
@@ -185,8 +264,8 @@ def evaluate(
     list of Row
         Random captions first, then every foil kind, then those of one attribute pooled.
     """
-    scorer = Scorer(checkpoint, device)
-    known: dict[Scene, np.ndarray] = {}
+    scorer = scorer_of(checkpoint, device)
+    known: dict[Scene, Any] = {}
     rows = []
     pooled: list[tuple[np.ndarray, np.ndarray]] = []
     for kind, sub_kind in (RANDOM, *KINDS):
@@ -196,10 +275,10 @@ def evaluate(
             # The kinds share most of their scenes; each is embedded once.
             found = scorer.images([render(scene, size) for scene in fresh])
             known.update(zip(fresh, found, strict=True))
-        images = np.stack([known[pair.scene] for pair in pairs])
-        true = scorer.texts([PREFIX + pair.true.text for pair in pairs])
-        false = scorer.texts([PREFIX + pair.false.text for pair in pairs])
-        scores = ((images * true).sum(1), (images * false).sum(1))
+        images = [known[pair.scene] for pair in pairs]
+        scores = scorer.score(
+            images, [pair.true.text for pair in pairs], [pair.false.text for pair in pairs]
+        )
         rows.append(row_of(kind, sub_kind, *scores))
         if (kind, sub_kind) in ONE_ATTRIBUTE:
             pooled.append(scores)
@@ -208,18 +287,21 @@ def evaluate(
     return rows
 
 
-def table(rows: list[Row]) -> str:
-    """The rows as a markdown table."""
+def table(measured: Mapping[str, list[Row]]) -> str:
+    """The rows of each model beside each other, as a markdown table."""
+    names = list(measured)
+    heads = [head for name in names for head in (f"{name}: AUC", "95% interval", "pairwise")]
     lines = [
-        "| false captions | AUC | 95% interval | pairwise accuracy | n |",
-        "|---|---|---|---|---|",
+        f"| false captions | {' | '.join(heads)} | n |",
+        "|---" * (len(heads) + 2) + "|",
     ]
-    for row in rows:
-        name = "random caption" if row.kind == "random" else f"{row.kind}: {row.sub_kind}"
-        lines.append(
-            f"| {name} | {row.auc:.3f} | {row.low:.3f} to {row.high:.3f} "
-            f"| {row.pairwise:.3f} | {row.n} |"
-        )
+    for rows in zip(*measured.values(), strict=True):
+        first = rows[0]
+        name = "random caption" if first.kind == "random" else f"{first.kind}: {first.sub_kind}"
+        cells = [
+            f"{row.auc:.3f} | {row.low:.3f} to {row.high:.3f} | {row.pairwise:.3f}" for row in rows
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} | {first.n} |")
     return "\n".join(lines)
 
 
@@ -242,7 +324,9 @@ def write_between(path: Path, text: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m scorekit.scenes.evaluate", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, default=Path("data/checkpoints/scenes-clip"))
+    parser.add_argument(
+        "--checkpoint", type=Path, action="append", help="folder; repeatable (default: both)"
+    )
     parser.add_argument("--n", type=int, default=2000, help="pairs of each kind")
     parser.add_argument("--size", type=int, default=224, help="pixels at which scenes are drawn")
     parser.add_argument("--device", default="cpu")
@@ -250,10 +334,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--write", type=Path, action="append", default=[], help="a page with markers; repeatable"
     )
     given = parser.parse_args(arguments)
-    if not (given.checkpoint / "config.json").is_file():
-        print(f"error: {given.checkpoint} holds no checkpoint", file=sys.stderr)
-        return 2
-    text = table(evaluate(given.checkpoint, given.n, given.size, given.device))
+    folders = given.checkpoint or [CHECKPOINTS / "scenes-clip", CHECKPOINTS / "scenes-vqa"]
+    for folder in folders:
+        if not (folder / "config.json").is_file():
+            print(f"error: {folder} holds no checkpoint", file=sys.stderr)
+            return 2
+    text = table({each.name: evaluate(each, given.n, given.size, given.device) for each in folders})
     print(text)
     try:
         for page in given.write:

@@ -41,8 +41,8 @@ from scorekit.scenes.world import COLOURS, SHAPES, SIZES
 BATCH = 32
 SHARDS = 20
 EASY_SHARDS = 3
-MUON_LR = 0.02
-ADAM_LR = 1.5e-3
+MUON_LR = 0.008
+ADAM_LR = 8e-4
 SAMPLES = 120_000
 """What the checkpoint in `data/checkpoints` was trained on."""
 # The share of the run in which the image tower learns alone.
@@ -243,18 +243,18 @@ class Rows:
             texts.append(whole[:-1])
             owner.append(k)
         lengths = np.array([len(each) for each in texts])
-        shape = (len(texts), int(lengths.max()))
-        ids = np.zeros(shape, np.int64)
-        goal, kinds = np.full(shape, -1, np.int64), np.zeros(shape, np.int64)
+        size = (len(texts), int(lengths.max()))
+        padded = np.zeros(size, np.int64)
+        goal, kinds = np.full(size, -1, np.int64), np.zeros(size, np.int64)
         for r, (each, wanted) in enumerate(zip(texts, labels, strict=True)):
-            ids[r, : len(each)] = each
-            for place, (token, kind) in wanted.items():
-                goal[r, place], kinds[r, place] = token, kind
+            padded[r, : len(each)] = each
+            for at_place, (token, part) in wanted.items():
+                goal[r, at_place], kinds[r, at_place] = token, part
         return Batch(
             jittered(shard.images[rows], rng),
             shard.patches[rows],
             np.array(owner),
-            ids,
+            padded,
             lengths,
             goal,
             kinds,

@@ -134,7 +134,7 @@ def build_config() -> LlavaConfig:
         vision_feature_select_strategy="default",
         image_seq_length=PATCHES,
     )
-    config.scorekit = {"domain": "scenes", "recipe": RECIPE}
+    config.scorekit = {"domain": "scenes", "recipe": RECIPE, "preset": "generic"}
     return config
 
 
