@@ -36,6 +36,8 @@ from scorekit.inputs import (
 )
 from scorekit.types import Extracted, Feature, InputError, Pair, Sample, UsageError
 
+CUT = ("text_embedding", "match_probability")
+"""Features of texts that may be cut to the model's limit; all others refuse a longer text."""
 CHUNK_CPU = 128
 CHUNK_GPU = 1024
 
@@ -367,7 +369,7 @@ class FeatureRun:
 
 def with_options(feature: Feature, options: BackboneOptions) -> Feature:
     """The feature with what of the options changes it."""
-    if feature.kind != "text_embedding":
+    if feature.kind not in CUT:
         return feature
     return replace(feature, params=(*feature.params, ("long_text", options.long_text)))
 

@@ -27,11 +27,25 @@ METRICS: dict[str, str] = {
     "clip_r_precision": "scorekit.metrics.clip_r_precision:CLIPRPrecision",
     "clip_agg": "scorekit.metrics.clip_agg:CLIPAgg",
     "vqascore": "scorekit.metrics.vqascore:VQAScore",
+    "tifa": "scorekit.metrics.tifa:TIFA",
+    "dsg": "scorekit.metrics.dsg:DSG",
+    "caption_likelihood": "scorekit.metrics.caption_likelihood:CaptionLikelihood",
+    "bartscore": "scorekit.metrics.bartscore:BARTScore",
+    "blip2_itc": "scorekit.metrics.blip2_itc:BLIP2ITC",
+    "blip2_itm": "scorekit.metrics.blip2_itm:BLIP2ITM",
+    "judge": "scorekit.metrics.judge:Judge",
+    "viescore": "scorekit.metrics.viescore:VIEScore",
+    "checklist": "scorekit.metrics.checklist:Checklist",
+    "checklist_pair": "scorekit.metrics.checklist_pair:ChecklistPair",
 }
 
 BACKBONES: dict[str, str] = {
     "open_clip": "scorekit.backbones.open_clip_dual:load",
     "hf": "scorekit.backbones.hf:load",
+    "openai": "scorekit.backbones.endpoint:load",
+    "questions": "scorekit.backbones.questions_file:load",
+    "answers": "scorekit.backbones.answers_file:load",
+    "ask": "scorekit.backbones.question_writer:load",
 }
 
 ALIASES: dict[str, str] = {

@@ -16,7 +16,7 @@ from scorekit.backbones.handle import BackboneInfo
 from scorekit.backbones.spec import BackboneOptions
 from scorekit.cache import Cache, FeatureCache, default_cache_dir
 from scorekit.choose import parse_metrics
-from scorekit.features import Chunk, FeatureRun
+from scorekit.features import CUT, Chunk, FeatureRun
 from scorekit.inputs import IMAGE_FIELDS, RECORD
 from scorekit.metric import BaseMetric
 from scorekit.record import run_record
@@ -402,7 +402,7 @@ class Scoring:
         seen = [need for need in needs if need.field in IMAGE_FIELDS]
         if resizers := dict.fromkeys(infos[str(need.backbone)].resize for need in seen):
             pairs.append(("resize", "+".join(resizers)))
-        if any(need.kind == "text_embedding" for need in needs):
+        if any(need.kind in CUT for need in needs):
             pairs.append(self._long_text(name, needs, self.features.infos))
         if not all(info.remote for info in infos.values()):
             pairs.append(("dtype", self.options.dtype))
@@ -414,7 +414,7 @@ class Scoring:
     def _long_text(
         self, name: str, needs: Sequence[Feature], infos: Mapping[str, BackboneInfo]
     ) -> tuple[str, str]:
-        bb = next(str(need.backbone) for need in needs if need.kind == "text_embedding")
+        bb = next(str(need.backbone) for need in needs if need.kind in CUT)
         word = {"truncate": "trunc", "window": "window", "error": "limit"}[self.options.long_text]
         return word, f"{infos[bb].text_limit}(n={len(self._cut[name])})"
 

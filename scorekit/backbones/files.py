@@ -19,6 +19,8 @@ WEIGHTS = (
 INDEX = "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "open_clip_pytorch_model.bin", "pytorch_model.bin.index.json")
 SIGN_OF_LIFE_SECONDS = 8.0
+SECOND_TOKENIZER = "qformer_tokenizer/"  # InstructBLIP reads the question twice
+NO_WEIGHTS = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
 SMALL_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 
 
@@ -136,7 +138,11 @@ def weight_files(folder: Path, *, allow_pickle: bool) -> list[Path]:
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         paths = [folder / shard for shard in shards]
         return paths if all(path.is_file() for path in paths) else []
-    pickles = sorted(p for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
+    pickles = sorted(
+        p
+        for p in folder.iterdir()
+        if p.suffix in (".bin", ".pt", ".pth") and p.name not in NO_WEIGHTS
+    )
     if pickles and not allow_pickle:
         raise UsageError(
             f"{folder.name} holds only pickled weights ({pickles[0].name}), which can run code "
@@ -177,7 +183,11 @@ def _download(repo: str, allow_pickle: bool) -> str:
     from huggingface_hub import HfApi, snapshot_download
 
     names = HfApi().list_repo_files(repo)
-    wanted = [n for n in names if n.endswith(SMALL_FILES) and "/" not in n]
+    wanted = [
+        n
+        for n in names
+        if n.endswith(SMALL_FILES) and ("/" not in n or n.startswith(SECOND_TOKENIZER))
+    ]
     safe = [n for n in names if n in WEIGHTS]
     if not safe and INDEX in names:
         safe = [n for n in names if n.endswith(".safetensors") and "/" not in n]

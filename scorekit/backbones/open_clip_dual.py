@@ -50,8 +50,11 @@ def load(spec: BackboneSpec, options: BackboneOptions) -> OpenClipDual:
         If there is no such architecture or tag, the weights can't be had, or they don't fit
         the architecture.
     """
+    from scorekit.backbones.open_clip_coca import CocaDual, is_coca  # it builds on this module
+
     checkpoint = resolve(spec.name, allow_pickle=options.allow_pickle)
-    return OpenClipDual(checkpoint, options)
+    kind = CocaDual if is_coca(checkpoint.config) else OpenClipDual
+    return kind(checkpoint, options)
 
 
 def resolve(name: str, *, allow_pickle: bool = False) -> Checkpoint:
