@@ -30,13 +30,14 @@ from scorekit.inputs import (
     RowResult,
     identity_of,
     inputs_of,
+    missing_field,
     row_of,
     seconds_of,
     text_error,
 )
 from scorekit.types import Extracted, Feature, InputError, Pair, Sample, UsageError
 
-CUT = ("text_embedding", "match_probability")
+CUT = ("text_embedding", "match_probability", "token_attribution")
 """Features of texts that may be cut to the model's limit; all others refuse a longer text."""
 CHUNK_CPU = 128
 CHUNK_GPU = 1024
@@ -120,7 +121,8 @@ class FeatureRun:
                 self.infos[name] = self.handles[name].info(cache)
                 self.labels[name] = BackboneSpec.parse(name).label
         # What gives other features their texts is known before these are asked for.
-        self._first = tuple({f.second: f for f in self.needs if isinstance(f.second, Feature)})
+        seconds = (f.second for f in self.needs if isinstance(f.second, Feature))
+        self._first = tuple(dict.fromkeys(s for s in seconds if s.field == RECORD))
         self._on_progress = on_progress or (lambda done: None)
         self._recent: deque[dict[bytes, Extracted]] = deque(maxlen=2)
 
@@ -236,10 +238,14 @@ class FeatureRun:
         for feature, batch in waiting.items():
             self._extract(feature, batch, done)
         self._recent.append({k: v for k, v in done.items() if isinstance(v, Extracted)})
-        for feature in self.needs:
+        # What is seen with a feature of the image comes after it.
+        ordered = sorted(self.needs, key=lambda f: f.field in TEXT_FIELDS and _seen_with(f))
+        for feature in ordered:
             if feature.field in IMAGE_FIELDS:
                 lookup = partial(_lookup, feature=feature, keys=keys, done=done, failed=failed)
                 chunk.features[feature] = self._rows(feature, chunk, lookup)
+            elif feature.field in TEXT_FIELDS and _seen_with(feature):
+                chunk.features[feature] = self._seen(feature, chunk)
             elif feature.field in TEXT_FIELDS:
                 chunk.features[feature] = self._texts(feature, chunk)
             elif feature.field == RECORD and feature not in chunk.features:
@@ -299,6 +305,35 @@ class FeatureRun:
             return text_error(text) or done[keys[text, second]]
 
         return self._rows(feature, chunk, lookup)
+
+    def _seen(self, feature: Feature, chunk: Chunk) -> list[RowResult]:
+        """A feature of a text together with its row's image, by the image's own feature."""
+        assert isinstance(feature.second, Feature)
+        out: list[RowResult | None] = [None] * len(chunk.samples)
+        rows: dict[bytes, list[int]] = {}
+        batch: dict[bytes, Any] = {}
+        images = chunk.features[feature.second]
+        for i, (sample, image) in enumerate(zip(chunk.samples, images, strict=True)):
+            text = next(iter(inputs_of(sample, feature.field)), None)
+            if text is None:
+                out[i] = missing_field(feature.field)
+            elif error := text_error(text):
+                out[i] = error
+            elif isinstance(image, InputError):
+                out[i] = image
+            else:
+                assert isinstance(image, Extracted)
+                digest = hashlib.sha256(image.array.tobytes()).hexdigest()
+                key = self._key(feature, "text:" + text, digest)
+                rows.setdefault(key, []).append(i)
+                batch[key] = Pair(text, image.array)
+        done: dict[bytes, Result] = dict(self.cache.get_many(batch))
+        self.counts.cached += len(done)
+        self._extract(feature, {k: p for k, p in batch.items() if k not in done}, done)
+        for key, places in rows.items():
+            for i in places:
+                out[i] = done[key]
+        return [result for result in out if result is not None]
 
     def _records(self, feature: Feature, samples: Sequence[Sample]) -> list[RowResult]:
         """A feature that the backbone makes of the samples themselves."""
@@ -377,6 +412,11 @@ def with_options(feature: Feature, options: BackboneOptions) -> Feature:
 def _same_batch(feature: Feature) -> Feature:
     """Features that differ in their fields alone go through the model together."""
     return Feature(feature.kind, feature.backbone, IMAGE_FIELDS[0], feature.params)
+
+
+def _seen_with(feature: Feature) -> bool:
+    """Whether a text's feature needs one of its row's image."""
+    return isinstance(feature.second, Feature) and feature.second.field in IMAGE_FIELDS
 
 
 def _distinct(batch: dict[bytes, Any]) -> int:

@@ -38,7 +38,7 @@ def inputs_of(sample: Sample, name: str) -> Sequence[Any]:
     return () if value is None else (value,)
 
 
-def missing(feature: Feature, name: str) -> InputError:
+def missing_field(name: str) -> InputError:
     """What a row's status says where it lacks a field."""
     status = _REQUIRED.get(name, "missing_input")
     return InputError(status, f"the row has no {name.replace('_', ' ')}")
@@ -67,7 +67,7 @@ def seconds_of(
     assert feature.second is not None
     found = inputs_of(sample, feature.second)
     if not found:
-        return missing(feature, feature.second)
+        return missing_field(feature.second)
     for text in found:
         if error := text_error(text):
             return _named(feature.second, error)
@@ -83,7 +83,7 @@ def row_of(
     """A row's feature from those of its inputs; `lookup` gives that of (input, second text)."""
     inputs = inputs_of(sample, feature.field)
     if not inputs:
-        return [] if feature.optional else missing(feature, feature.field)
+        return [] if feature.optional else missing_field(feature.field)
     if isinstance(seconds, InputError):
         return seconds
     asked = [(raw, text) for raw in inputs for text in (seconds if seconds is not None else [None])]

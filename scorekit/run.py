@@ -304,6 +304,8 @@ class Scoring:
         rows = features[need]
         if need.field == RECORD:
             return [rows[i].info for i in good]
+        if need.kind == "token_attribution":
+            return [rows[i] for i in good]
         if need.several and need.ragged:
             return [[e.array for e in rows[i]] for i in good]
         if need.several:

@@ -115,8 +115,9 @@ class Feature:
     optional : bool
         A row that lacks the field is still scored (its feature is empty).
     second : str or Feature or None
-        For a feature of a pair: the field of its text, or a record feature whose ``info`` has
-        the texts under ``texts`` (questions that are read or generated).
+        For a feature of a pair: the field of its text; a record feature whose ``info`` has
+        the texts under ``texts`` (questions that are read or generated); or, of a text, the
+        feature of the row's image that it is seen with.
     """
 
     kind: str
@@ -142,10 +143,10 @@ SEVERAL = ("references", "reference_images")
 
 
 class Pair(NamedTuple):
-    """The two inputs of a pair's feature: a prepared image or a text, and a text."""
+    """The two inputs of a pair's feature: a prepared image or a text, and a text or an array."""
 
     first: Any
-    second: str
+    second: Any
 
 
 def image_embedding(backbone: str, field: str = "image", **params: Any) -> Feature:
@@ -168,6 +169,17 @@ def answer_probability(backbone: str, field: str = "image", **params: Any) -> Fe
     """Request the log-probabilities of an answer's tokens, given an image and a text."""
     given = tuple(sorted(params.items()))
     return Feature("answer_probability", backbone, field, given, second="text")
+
+
+def token_attribution(backbone: str, *, prefix: str = "", last: int = 3) -> Feature:
+    """Request what each token of the text adds to its cosine with the image.
+
+    The metric gets the row's `Extracted`: its array (t,) is the attribution of the caption's
+    tokens, and its ``info`` has ``spans`` (start and end of each in the caption's characters),
+    ``cosine``, ``heads`` and ``layers``.
+    """
+    params = (("last", last), ("prefix", prefix))
+    return Feature("token_attribution", backbone, "text", params, second=image_embedding(backbone))
 
 
 def value_of(field: str) -> Feature:
@@ -351,5 +363,6 @@ __all__ = [
     "image_embedding",
     "model_constant",
     "text_embedding",
+    "token_attribution",
     "value_of",
 ]

@@ -386,7 +386,7 @@ def test_long_texts_are_cut_and_said_to_be(retrieval: Any) -> None:
     got = ours.extract(strict, [Pair(image, long), Pair(image, TEXTS[0])])
     assert [getattr(r, "status", "ok") for r in got] == ["text_too_long", "ok"]
     for kind in (Feature("token_logprobs", "b", "image"),):
-        with pytest.raises(UsageError, match="gives no token_logprobs"):
+        with pytest.raises(UsageError, match="gives no token logprobs"):
             ours.extract(kind, [image])
 
 

@@ -114,7 +114,15 @@ class DualEncoder:
         if feature.kind == "text_embedding":
             texts = Texts(self, str(params.get("prefix", "")), size)
             return texts.embed(inputs, params.get("long_text", "truncate"))
-        raise UsageError(f"{type(self).__name__} gives no {feature.kind}")
+        if feature.kind == "token_attribution":
+            from scorekit.backbones.attributed import Attributor  # it builds on this module
+
+            return Attributor(self, params).attribute(inputs, size)
+        raise UsageError(
+            f"{feature.backbone} embeds images and texts and gives no "
+            f"{feature.kind.replace('_', ' ')}; that takes another kind of model, such as "
+            "scenes-vqa or hf:llava-hf/llava-1.5-7b-hf"
+        )
 
     # Images -------------------------------------------------------------------------------
 

@@ -1,0 +1,310 @@
+"""Which tokens of a text a CLIP score hangs on: exact, batched, without attention maps.
+
+Nam et al., "Extract Free Dense Misalignment from CLIP", AAAI 2025 (arXiv:2412.18404), multiply
+each attention weight of the end token's row with the score's gradient. With z the row's
+attention output before its projection, g = ds/dz and v the values, that product is
+``A_j <g, v_j>``: no map need be kept. And of a causal tower only the end token's row carries any
+gradient, so that the last K layers are gone through again for one row alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from scorekit.types import UsageError
+
+Module = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A pre-norm transformer layer taken apart.
+
+    Attributes
+    ----------
+    norm, mlp_norm, mlp, out
+        Of (..., d); `out` projects the attention's output, scaled where the layer scales it.
+    qkv
+        (..., d) to queries, keys and values (..., d).
+    mlp_scale
+        Of the second branch.
+    heads
+        How many.
+    """
+
+    norm: Module
+    qkv: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+    out: Module
+    mlp_norm: Module
+    mlp: Module
+    mlp_scale: Module
+    heads: int
+
+    def split(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, t, d) to (n, heads, t, d / heads)."""
+        n, t, d = x.shape
+        return x.view(n, t, self.heads, d // self.heads).transpose(1, 2)
+
+    def finish(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """The layer's output from its input and its attention's output (..., d)."""
+        x = x + self.out(z)
+        return x + self.mlp_scale(self.mlp(self.mlp_norm(x)))
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """A causal text tower that reads its embedding off the end token.
+
+    Attributes
+    ----------
+    embed
+        Token ids (n, t) to states (n, t, d).
+    layers
+        In their order.
+    project
+        The end token's last state (n, d) to the embedding (n, e).
+    """
+
+    embed: Module
+    layers: tuple[Layer, ...]
+    project: Module
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What a text's tokens contribute to its cosine with an image.
+
+    Attributes
+    ----------
+    tokens
+        (t,) the mean over the last layers and over the heads, for each token between the first
+        and the end token.
+    cosine
+        Of image and text.
+    heads, layers
+        What the means are over.
+    rest
+        What the first token and the end token contribute.
+    total
+        The sum over layers and heads of <g, z>: (sum of `tokens` + `rest`) * heads * layers.
+    """
+
+    tokens: torch.Tensor
+    cosine: float
+    heads: int
+    layers: int
+    rest: float
+    total: float
+
+
+def attribute(
+    tower: TextTower,
+    ids: Sequence[Sequence[int]],
+    images: torch.Tensor,
+    last: int = 3,
+    pad: int = 0,
+) -> list[Attribution]:
+    """Token attributions of texts, each against its own image.
+
+    Parameters
+    ----------
+    tower
+        The text tower.
+    ids
+        Token ids of n texts, first and end token included.
+    images
+        (n, e) image embeddings, of any length.
+    last
+        So many of the last layers are looked at.
+    pad
+        A token id to fill up with: what stands after the end token changes nothing.
+
+    Raises
+    ------
+    UsageError
+        If the tower has fewer layers.
+    """
+    if not 1 <= last <= len(tower.layers):
+        raise UsageError(f"the text tower has {len(tower.layers)} layers, not {last}")
+    ends = torch.tensor([len(row) - 1 for row in ids], device=images.device)
+    width = int(ends.max()) + 1
+    padded = torch.full((len(ids), width), pad, dtype=torch.long)
+    for k, row in enumerate(ids):
+        padded[k, : len(row)] = torch.tensor(row)
+    with torch.no_grad():
+        x = tower.embed(padded.to(images.device))
+        first, looked_at = tower.layers[:-last], tower.layers[-last:]
+        for layer in first:
+            x = _whole(layer, x)[0]
+        start = x[torch.arange(len(ids)), ends]
+        stored = []
+        for layer in looked_at:
+            x, keys, values = _whole(layer, x)
+            stored.append((keys, values))
+    with torch.enable_grad():
+        row = start.detach().requires_grad_()
+        kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        for layer, (keys, values) in zip(looked_at, stored, strict=True):
+            row, weights, z, seen = _end_row(layer, row, keys, values, ends)
+            kept.append((weights, z, seen))
+        texts = tower.project(row)
+        cosine = F.cosine_similarity(texts.float(), images.float(), dim=-1)
+        gradients = torch.autograd.grad(cosine.sum(), [z for _, z, _ in kept])
+    with torch.no_grad():
+        # (n, t): sums over layers and heads.
+        relevance = torch.zeros_like(kept[0][0][:, 0])
+        total = torch.zeros_like(cosine)
+        for (weights, z, seen), g in zip(kept, gradients, strict=True):
+            relevance += (weights * torch.einsum("nhd,nhtd->nht", g, seen)).sum(1)
+            total += (g * z).sum((1, 2))
+    heads = looked_at[0].heads
+    out = []
+    for k, end in enumerate(ends.tolist()):
+        mine = relevance[k] / (heads * last)
+        out.append(
+            Attribution(
+                mine[1:end].cpu(),
+                float(cosine[k].detach()),
+                heads,
+                last,
+                float(mine[0] + mine[end]),
+                float(total[k]),
+            )
+        )
+    return out
+
+
+def _whole(layer: Layer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """All rows of a layer: its output, and its keys and values."""
+    queries, keys, values = (layer.split(part) for part in layer.qkv(layer.norm(x)))
+    z = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+    return layer.finish(x, z.transpose(1, 2).reshape(x.shape)), keys, values
+
+
+def _end_row(
+    layer: Layer,
+    row: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    ends: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The end token's row of a layer: its output, weights (n, h, t), z and the values it saw.
+
+    Its own key and value come from the row itself, so that the gradient goes through them.
+    """
+    n, d = row.shape
+    heads, size = layer.heads, d // layer.heads
+    query, key, value = (part.view(n, heads, size) for part in layer.qkv(layer.norm(row)))
+    places = torch.arange(keys.shape[2], device=row.device)
+    own = (places[None] == ends[:, None])[:, None, :, None]
+    keys = torch.where(own, key[:, :, None], keys)
+    values = torch.where(own, value[:, :, None], values)
+    scores = torch.einsum("nhd,nhtd->nht", query, keys) * size**-0.5
+    after = places[None] > ends[:, None]
+    weights = scores.masked_fill(after[:, None], float("-inf")).softmax(-1)
+    z = torch.einsum("nht,nhtd->nhd", weights, values)
+    return layer.finish(row, z.reshape(n, d)), weights.detach(), z, values.detach()
+
+
+# Towers -------------------------------------------------------------------------------------
+
+
+def tower_of(model: Any) -> TextTower:
+    """The text tower of an OpenCLIP or transformers model, taken apart.
+
+    Raises
+    ------
+    UsageError
+        If it is not causal, or does not read its embedding off the end token.
+    """
+    if hasattr(model, "text_model") and hasattr(model.text_model, "final_layer_norm"):
+        encoder = getattr(model.text_model, "encoder", None)
+        layers = getattr(encoder, "layers", ())
+        kind = getattr(getattr(model, "config", None), "model_type", "")
+        if layers and kind == "clip":
+            return _of_transformers(model, layers)
+    text = getattr(model, "text", model)
+    blocks = getattr(getattr(text, "transformer", None), "resblocks", None)
+    pooled_at_end = getattr(text, "text_pool_type", getattr(text, "pool_type", "")) == "argmax"
+    causal = getattr(text, "attn_mask", None) is not None
+    if blocks is not None and pooled_at_end and causal and getattr(text, "cls_emb", None) is None:
+        return _of_open_clip(text, blocks)
+    raise UsageError(
+        f"{type(model).__name__} has no causal text tower that ends in its end token, as CLIP's "
+        "has: no token attribution"
+    )
+
+
+def _of_transformers(model: Any, layers: Any) -> TextTower:
+    text = model.text_model
+    return TextTower(
+        embed=lambda ids: text.embeddings(input_ids=ids),
+        layers=tuple(
+            Layer(
+                norm=layer.layer_norm1,
+                qkv=_separate(layer.self_attn),
+                out=layer.self_attn.out_proj,
+                mlp_norm=layer.layer_norm2,
+                mlp=layer.mlp,
+                mlp_scale=_same,
+                heads=int(layer.self_attn.num_heads),
+            )
+            for layer in layers
+        ),
+        project=lambda x: model.text_projection(text.final_layer_norm(x)),
+    )
+
+
+def _of_open_clip(text: Any, blocks: Any) -> TextTower:
+    def embed(ids: torch.Tensor) -> torch.Tensor:
+        places = text.positional_embedding[: ids.shape[1]]
+        states: torch.Tensor = text.token_embedding(ids) + places
+        return states
+
+    def project(x: torch.Tensor) -> torch.Tensor:
+        x = text.ln_final(x)
+        projection = text.text_projection
+        if projection is None:
+            return x
+        out: torch.Tensor = (
+            projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
+        )
+        return out
+
+    return TextTower(
+        embed=embed,
+        layers=tuple(
+            Layer(
+                norm=block.ln_1,
+                qkv=_together(block.attn),
+                out=_chain(block.attn.out_proj, block.ls_1),
+                mlp_norm=block.ln_2,
+                mlp=block.mlp,
+                mlp_scale=block.ls_2,
+                heads=int(block.attn.num_heads),
+            )
+            for block in blocks
+        ),
+        project=project,
+    )
+
+
+def _same(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+def _chain(first: Module, second: Module) -> Module:
+    return lambda x: second(first(x))
+
+
+def _separate(attention: Any) -> Any:
+    return lambda x: (attention.q_proj(x), attention.k_proj(x), attention.v_proj(x))
+
+
+def _together(attention: Any) -> Any:
+    return lambda x: F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
