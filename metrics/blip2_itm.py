@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 
 from scorekit.arrays import softmax
 from scorekit.metric import BaseMetric
+from scorekit.metrics.blip2_itc import DEFAULT_BACKBONE
 from scorekit.types import Feature, Features, Scores
-
-DEFAULT_BACKBONE = "hf:Salesforce/blip2-itm-vit-g"
 
 
 def blip2_itm(logits: Any) -> Any:

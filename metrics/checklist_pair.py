@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scorekit.judging import CHOICES, Order, judgement
+from scorekit.judging import judgement
 from scorekit.metric import BaseMetric
 from scorekit.metrics.judge import DEFAULT_BACKBONE, repaired
+from scorekit.replies import CHOICES, Order
 from scorekit.types import Array, Feature, Features, Scores, UsageError
 
 ORDERS: tuple[Order, ...] = ("row_first", "baseline_first")
@@ -23,7 +24,7 @@ def wb_reward(
 
     Parameters
     ----------
-    choices : sequence of n outcomes of `scorekit.judging.CHOICES`
+    choices : sequence of n outcomes of `scorekit.replies.CHOICES`
     longer : sequence of n ints, optional
         How many characters the row's text is longer than the baseline's; negative if shorter.
     tie_beyond : int

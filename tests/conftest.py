@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +72,53 @@ def count_forwards(monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, in
     monkeypatch.setattr(hf_dual.HfDual, "encode_images", encode_images)
     monkeypatch.setattr(hf_dual.HfDual, "encode_tokens", encode_tokens)
     return lambda: dict(counts)
+
+
+# A model behind an endpoint. scorekit is imported where it is used: after HF_HUB_OFFLINE is set --
+
+
+@pytest.fixture
+def endpoint_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A key, no other setting of an endpoint, and no wait between tries."""
+    from loopback import KEY, VARIABLES
+
+    from scorekit import registry
+    from scorekit.backbones import endpoint_client
+    from scorekit.backbones.handle import unload_backbones
+
+    for name in ("OPENAI_BASE_URL", "SCOREKIT_API_KEY", "http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in VARIABLES:
+        monkeypatch.delenv(f"SCOREKIT_ENDPOINT_{name}", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setitem(registry.BACKBONES, "openai", "scorekit.backbones.endpoint:load")
+    # No test waits between tries; what is waited for is told by the bucket's clock.
+    monkeypatch.setattr(endpoint_client.random, "uniform", lambda low, high: 0.0)
+    yield
+    unload_backbones()
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    """A `loopback.Server`, running."""
+    from loopback import Server
+
+    running = Server()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A file with a small picture."""
+    path = tmp_path / "one.png"
+    picture(1).save(path)
+    return path
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Any:
+    """A run's `RunOptions`, with a cache of its own."""
+    from scorekit.run import RunOptions
+
+    return RunOptions(cache=tmp_path / "cache")

@@ -55,3 +55,22 @@ def test_published_number(name: str, entry: dict[str, Any], folder: Path) -> Non
         np.testing.assert_allclose(scores, entry["expected"], rtol=0, atol=entry["atol"])
     else:
         assert scores.mean() == pytest.approx(entry["expected_mean"], abs=entry["atol"])
+
+
+@pytest.mark.hub
+@pytest.mark.parametrize("backbone", ["hf:zhiqiulin/clip-flant5-xl", "hf:llava-hf/llava-1.5-7b-hf"])
+def test_vqascore_tells_who_is_angry(backbone: str, shared_data: Path) -> None:
+    """The example of t2v_metrics' README: each caption goes with its own image."""
+    from scorekit.backbones.spec import BackboneOptions
+
+    folder = shared_data / "images" / "t2v"
+    images = [Image.open(folder / f"{k}.png") for k in (0, 0, 1, 1)]
+    texts = [
+        "someone talks on the phone angrily while another person sits happily",
+        "someone talks on the phone happily while another person sits angrily",
+    ] * 2
+    metric = load_metric("vqascore")(backbone=backbone)
+    options = BackboneOptions(dtype="bf16", allow_pickle=True)
+    own, other, swapped, its_own = np.asarray(metric(images, texts, options=options))
+    assert own > other
+    assert its_own > swapped

@@ -9,22 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scorekit.judging import (
-    CHOICES,
-    PRESETS,
-    Prompt,
-    ReplyError,
-    checklist_items,
-    converse,
-    fill,
-    prompt_of,
-    read_checklist,
-    read_choice,
-    read_scores,
-    rubric_of,
-)
+from scorekit.judging import PRESETS, Prompt, checklist_items, converse, fill, prompt_of, rubric_of
 from scorekit.metrics.checklist_pair import ChecklistPair
 from scorekit.metrics.judge import Judge
+from scorekit.replies import CHOICES, ReplyError, read_checklist, read_choice, read_scores
 from scorekit.types import InputError, Sample, UsageError
 
 AWKWARD = [

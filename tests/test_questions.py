@@ -13,7 +13,8 @@ from scorekit.backbones.handle import BackboneInfo
 from scorekit.backbones.question_writer import QuestionWriter, load, prompt_of, read_reply
 from scorekit.backbones.questions_file import KnownQuestions
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
-from scorekit.questions import Question, graph_faults, questions_of, read_questions
+from scorekit.question_files import read_questions
+from scorekit.questions import Question, graph_faults, questions_of
 from scorekit.registry import BACKBONES
 from scorekit.types import Extracted, Feature, InputError, Sample, UsageError
 

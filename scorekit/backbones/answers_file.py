@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from scorekit.backbones.questions_file import record_of
+from scorekit.backbones.questions_file import KnownRecords, record_of
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
 from scorekit.prompts import Table, read_table, require
-from scorekit.questions import Question, QuestionForm, settle
+from scorekit.question_files import QuestionForm, settle
+from scorekit.questions import Question
 from scorekit.types import Extracted, Feature, InputError, Sample, UsageError
 
 PLAIN = QuestionForm(answer="expected")
@@ -49,7 +50,7 @@ class Answered:
     notes: Sequence[str]
 
 
-class KnownAnswers:
+class KnownAnswers(KnownRecords):
     """Answers of a file, by system and item.
 
     Parameters
@@ -57,24 +58,12 @@ class KnownAnswers:
     path : Path
     """
 
-    batch_size = 1
-    device = "file"
-
     def __init__(self, path: Path) -> None:
         self.name = path.name
         table = read_table(path)
         self._has_index = "index" in table
         self._rows = _read(table)
         self.info = record_of(path, "answers")
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the file's content."""
-        return self.info.fingerprint
-
-    def content_of(self, feature: Feature, sample: Sample) -> None:
-        """Nothing is cached: the file is at hand."""
-        return
 
     def extract(
         self, feature: Feature, inputs: Sequence[Any], *, batch_size: int | None = None

@@ -29,7 +29,7 @@ from scorekit.backbones.spec import BackboneOptions, BackboneSpec
 from scorekit.images import as_uint8, content_key, decode, read_bytes
 from scorekit.judging import Message, converse, fill, prompt_of
 from scorekit.presets import Preset, preset_named
-from scorekit.questions import Question
+from scorekit.questions import YES_NO, Question
 from scorekit.types import Extracted, Feature, ImageLike, InputError, Pair, Sample, UsageError
 
 MAX_TOKENS = 1024
@@ -38,7 +38,6 @@ MAX_TOKENS = 1024
 TOP = 20
 """Tokens whose probability is asked for: the most that the API allows."""
 
-YES_NO = ("yes", "no")
 _EMPTY = np.zeros(0, np.float32)
 _PROTOCOL = 1
 """Raised whenever what is sent for the same parameters changes: it is in the fingerprint."""
@@ -179,7 +178,7 @@ class Endpoint:
         )
         tokens = _first_token(choice, self._client)
         logs = []
-        for answer in ("yes", "no") if both else (preset.answer,):
+        for answer in YES_NO if both else (preset.answer,):
             log = log_probability(tokens, answer)
             if log is None:
                 raise InputError("undefined", f"{answer!r} is not among the top {TOP} tokens")
@@ -189,7 +188,7 @@ class Endpoint:
     def _choose(self, params: Mapping[str, Any], pair: Pair) -> Extracted:
         """Log of the probability of each choice of a question, told by its letter or word."""
         question = Question.parse(pair.second)
-        choices = question.choices or YES_NO
+        choices = question.options
         words, prompt = choices, question.prompt
         if {choice.casefold() for choice in choices} != set(YES_NO):
             # A choice of several tokens has no probability at the first: its letter has.

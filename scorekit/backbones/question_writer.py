@@ -19,7 +19,9 @@ from scorekit.backbones.handle import BackboneInfo
 from scorekit.backbones.questions_file import extracted
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
 from scorekit.inputs import text_error
-from scorekit.questions import Question, QuestionSet, questions_of
+from scorekit.question_files import QuestionSet
+from scorekit.questions import Question, questions_of
+from scorekit.replies import ReplyError, excerpt, object_with
 from scorekit.types import Extracted, Feature, InputError, Sample, UsageError
 
 VERSION = 1
@@ -96,10 +98,6 @@ FORMS: Mapping[str, str] = {
     "dsg": '{"questions": [{"id": 1, "parents": [ids], "question": "..."}, ...]}',
     "tifa": '{"questions": [{"question": "...", "choices": ["...", "..."], "answer": "..."}, ...]}',
 }
-
-
-class ReplyError(ValueError):
-    """What is wrong with a model's reply, in words that the model itself is told."""
 
 
 class TextModel(Protocol):
@@ -196,8 +194,8 @@ class QuestionWriter:
             try:
                 out[i] = _read(form, reply)
             except ReplyError as error:
-                said = str(reply) if len(str(reply)) <= 80 else str(reply)[:80] + "..."
-                note = f"the questions written could not be read: {error} (it said {said!r})"
+                said = excerpt(str(reply))
+                note = f"the questions written could not be read: {error} (it said {said})"
                 out[i] = InputError("failed", note)
         return [result for result in out if result is not None]
 
@@ -242,9 +240,9 @@ def read_reply(form: str, reply: str) -> tuple[Question, ...]:
     --------
     >>> read_reply("dsg", '{"questions": [{"id": 1, "question": "A dog?", "parents": [2]}]}')
     Traceback (most recent call last):
-    scorekit.backbones.question_writer.ReplyError: question 1 depends on 2, which is no question
+    scorekit.replies.ReplyError: question 1 depends on 2, which is no question
     """
-    given = _object_with("questions", reply)["questions"]
+    given = object_with("questions", reply)["questions"]
     try:
         questions = questions_of(given) if isinstance(given, list) else ()
     except ValueError as error:
@@ -263,36 +261,6 @@ def _read(form: str, reply: str | InputError) -> Extracted | InputError:
     if isinstance(reply, InputError):
         return reply
     return extracted(QuestionSet(None, None, read_reply(form, reply)))
-
-
-def _object_with(key: str, reply: str) -> Mapping[str, Any]:
-    """The one JSON object of a reply that has a key."""
-    decoder = json.JSONDecoder(object_pairs_hook=_no_doubles)
-    found: list[Mapping[str, Any]] = []
-    start = reply.find("{")
-    while start >= 0:
-        end = start + 1
-        try:
-            value, end = decoder.raw_decode(reply, start)
-        except ReplyError:
-            raise
-        except (ValueError, RecursionError):  # a brace in a sentence
-            pass
-        else:
-            if key in value:
-                found.append(value)
-        start = reply.find("{", end)
-    if len(found) != 1:
-        number = "no JSON object" if not found else f"{len(found)} JSON objects"
-        raise ReplyError(f'there is {number} with "{key}" in it')
-    return found[0]
-
-
-def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) < len(pairs):
-        raise ReplyError("a key is there twice in one object")
-    return out
 
 
 def _form_of(feature: Feature) -> str:

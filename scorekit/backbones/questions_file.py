@@ -1,6 +1,6 @@
 """Questions that are known before: ``questions:FILE``, or ``questions:meta`` for a row's own.
 
-`scorekit.questions.read_questions` says what files are read. No torch here.
+`scorekit.question_files.read_questions` says what files are read. No torch here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 from scorekit.backbones.files import sha256_of, short_hash
 from scorekit.backbones.handle import BackboneInfo, states_of
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
-from scorekit.questions import QuestionFile, QuestionSet, questions_of, read_questions
+from scorekit.question_files import QuestionFile, QuestionSet, read_questions
+from scorekit.questions import questions_of
 from scorekit.types import Extracted, Feature, InputError, Sample, UsageError
 
 META = "meta"
@@ -31,22 +32,12 @@ def load(spec: BackboneSpec, options: BackboneOptions) -> KnownQuestions:
     return KnownQuestions(None if spec.name == META else Path(spec.name))
 
 
-class KnownQuestions:
-    """Questions of a file, or of the samples' own column ``questions``.
-
-    Parameters
-    ----------
-    path : Path or None
-        None for the samples' own.
-    """
+class KnownRecords:
+    """What a file gives in a model's place; of `info` it has `record_of` the file."""
 
     batch_size = 1
     device = "file"
-
-    def __init__(self, path: Path | None) -> None:
-        self.name = META if path is None else path.name
-        self._file: QuestionFile | None = None if path is None else read_questions(path)
-        self.info = record_of(path, "questions")
+    info: BackboneInfo
 
     @property
     def fingerprint(self) -> str:
@@ -56,6 +47,21 @@ class KnownQuestions:
     def content_of(self, feature: Feature, sample: Sample) -> None:
         """Nothing is cached: the file is at hand."""
         return
+
+
+class KnownQuestions(KnownRecords):
+    """Questions of a file, or of the samples' own column ``questions``.
+
+    Parameters
+    ----------
+    path : Path or None
+        None for the samples' own.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.name = META if path is None else path.name
+        self._file: QuestionFile | None = None if path is None else read_questions(path)
+        self.info = record_of(path, "questions")
 
     def extract(
         self, feature: Feature, inputs: Sequence[Any], *, batch_size: int | None = None

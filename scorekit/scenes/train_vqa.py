@@ -41,8 +41,8 @@ from scorekit.scenes.world import COLOURS, SHAPES, SIZES
 BATCH = 32
 SHARDS = 20
 EASY_SHARDS = 3
-MUON_LR = 0.008
-ADAM_LR = 8e-4
+MUON_LR = 0.012
+ADAM_LR = 1e-3
 SAMPLES = 120_000
 """What the checkpoint in `data/checkpoints` was trained on."""
 # The share of the run in which the image tower learns alone.
@@ -61,7 +61,8 @@ PARTS = {
     "describe": 0.15,
     "count": 0.5,
     "place": 0.5,
-    "holds": 0.5,
+    "colours": 1.5,
+    "holds": 1.0,
     "patch": 0.5,
 }
 
@@ -80,6 +81,7 @@ class Trainee(nn.Module):
         )
         self.count = nn.Sequential(nn.LayerNorm(text), nn.Linear(text, MOST))
         self.place = nn.Sequential(nn.LayerNorm(text), nn.Linear(text, 2))
+        self.colours = nn.Sequential(nn.LayerNorm(text), nn.Linear(text, len(COLOURS)))
         self.holds = nn.Sequential(nn.LayerNorm(text), nn.Linear(text, 1))
 
     def images(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -140,6 +142,8 @@ class Batch:
     counts, holds, places
         Of each noun: how many there are, whether that is the stated number, and the mean place
         (x, y from -1 to 1; NaN where none or no colour was said).
+    colours
+        (m, colours): which colours the things of the noun's shape have, whatever was said.
     """
 
     images: np.ndarray
@@ -153,6 +157,7 @@ class Batch:
     counts: np.ndarray
     holds: np.ndarray
     places: np.ndarray
+    colours: np.ndarray
 
 
 ANSWERS = ("answer", "end", "rating", "describe")
@@ -195,6 +200,7 @@ class Rows:
         counts: list[int] = []
         holds: list[bool] = []
         places: list[np.ndarray] = []
+        colours: list[np.ndarray] = []
         for k, row in enumerate(rows):
             for c in range(shard.ids.shape[1]):
                 for t in (0, int(rng.integers(1, 1 + FOILS))):
@@ -232,6 +238,8 @@ class Rows:
                         if colour < ANY_COLOUR and found:
                             spot[:] = shard.seen[row, shape * len(COLOURS) + colour, 2:4]
                         places.append(spot)
+                        every = shard.table[row].reshape(len(SHAPES), ANY_COLOUR + 1, ANY_SIZE + 1)
+                        colours.append(every[shape, :ANY_COLOUR, ANY_SIZE] > 0)
                     texts.append(ids)
                     owner.append(k)
             c = int(rng.integers(shard.ids.shape[1]))
@@ -262,6 +270,7 @@ class Rows:
             np.array(counts),
             np.array(holds),
             np.stack(places),
+            np.stack(colours),
         )
 
 
@@ -315,7 +324,7 @@ def losses(
             held.append(layers[HOLDS_AT][at])
         logits = model.vlm.lm_head(torch.cat(states))
         nouns = torch.cat(found)
-        count, place = model.count(nouns), model.place(nouns)
+        count, place, seen = model.count(nouns), model.place(nouns), model.colours(nouns)
         holds = model.holds(torch.cat(held))[:, 0]
     kind = torch.cat(kinds)
     each = F.cross_entropy(logits.float(), torch.cat(labels), reduction="none")
@@ -327,6 +336,9 @@ def losses(
     parts["count"] = F.cross_entropy(count.float(), counts)
     truth = torch.from_numpy(batch.holds[which].astype(np.float32)).to(device)
     parts["holds"] = F.binary_cross_entropy_with_logits(holds.float(), truth)
+    # Without this it sees colours and can name them, but not check one that is said.
+    shown = torch.from_numpy(batch.colours[which].astype(np.float32)).to(device)
+    parts["colours"] = F.binary_cross_entropy_with_logits(seen.float(), shown)
     spots = torch.from_numpy(batch.places[which]).to(device)
     known = ~torch.isnan(spots[:, 0])
     parts["place"] = ((place.float()[known] - spots[known]) ** 2).sum(-1).mean()
