@@ -6,6 +6,7 @@ arXiv:2404.01291, and the public t2v_metrics code.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 
 from scorekit.types import UsageError
@@ -67,7 +68,8 @@ class Preset:
         """
         changed = self
         if question:
-            if question.count("{text}") != 1 and question.count("{}") != 1:
+            marks = question.count("{text}")
+            if marks > 1 or (marks == 0 and question.count("{}") != 1):
                 raise UsageError(
                     f"a question says once where the text goes: {{text}}; {question!r}"
                 )
@@ -113,6 +115,8 @@ PRESET_OF_TYPE = {
     "paligemma": "paligemma",
 }
 """What ``auto`` means, by a checkpoint's ``model_type``; ``generic`` for all others."""
+PRESETS_HASH = hashlib.sha256(repr(list(PRESETS.values())).encode()).hexdigest()[:12]
+"""Goes into the fingerprints: a feature names its preset, whose words a release may change."""
 
 
 def preset_named(name: str) -> Preset:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tiny import picture
-from tiny_vlm import MAKERS, make_llava
+from tiny_vlm import MAKERS, OTHERS, make_florence2, make_idefics3, make_llava
 
 from scorekit.backbones.handle import get_handle
 from scorekit.backbones.spec import BackboneOptions
@@ -61,7 +61,7 @@ def reference(folder: Path, image: Any, text: str, *, end: bool, answer: str | N
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     kind = model.config.model_type
     bos = processor.tokenizer.bos_token
-    if kind == "llava":
+    if kind == "llava" and model.config.vision_config.model_type != "pixtral":
         question = f'Does this figure show "{text}"? Please answer yes or no.'
         prompt = (
             "A chat between a curious user and an artificial intelligence assistant. The "
@@ -374,3 +374,219 @@ def test_text_prior_is_the_language_model_alone(llava: Path) -> None:
     (with_image,) = model.extract(seen, [Pair(model.prepare(seen, picture(1)), "a red circle")])
     assert with_image.array.shape == one.array.shape
     assert np.abs(with_image.array - one.array).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.filterwarnings("ignore:.*is run pair by pair")
+def test_other_types_equal_their_own_forward(name: str, tmp_path: Path) -> None:
+    folder = OTHERS[name](tmp_path / name)
+    model = model_of(folder)
+    assert model.preset.name == "generic"
+    # What has no place for an image among its tokens shares nothing, and is still right.
+    assert model.way == ("plain" if name == "mllama" else "prefix")
+    feature = answer_probability("x")
+    images = [picture(k, *size) for k, size in enumerate(((48, 40), (40, 90), (90, 40)))]
+    prepared = [model.prepare(feature, image) for image in images]
+    pairs = [(k, text) for text in TEXTS[:3] for k in range(len(images))]
+    want = [reference(folder, images[k], text, end=False) for k, text in pairs]
+    assert np.ptp(want) > 1e-3
+    for size in (1, 4):
+        got = model.extract(feature, [Pair(prepared[k], t) for k, t in pairs], batch_size=size)
+        for result, value in zip(got, want, strict=True):
+            np.testing.assert_allclose(result.array, value, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*is run pair by pair")
+def test_plain_way_reads_answers_and_errors_alike(llava: Path, tmp_path: Path) -> None:
+    fast = model_of(llava)
+    slow = model_of(shutil.copytree(llava, tmp_path / "slow"))
+    slow.way = "plain"
+    for feature in (
+        answer_probability("x"),
+        answer_probability("x", normalize="yes_no"),
+        answer_probability("x", answer="Certainly", answer_tokens="all"),
+        Feature("token_logprobs", "x", "image", (("end", True),), second="text"),
+    ):
+        got = [
+            model.extract(feature, [Pair(model.prepare(feature, picture(1)), t) for t in TEXTS])
+            for model in (fast, slow)
+        ]
+        for one, two in zip(*got, strict=True):
+            np.testing.assert_allclose(one.array, two.array, atol=1e-4)
+    feature = answer_probability("x")
+    held = slow.prepare(feature, picture(1))
+    good, special, long = slow.extract(
+        feature, [Pair(held, "a dog"), Pair(held, "a dog<eos>"), Pair(held, "dog " * 600)]
+    )
+    assert isinstance(good, Extracted)
+    assert (special.status, long.status) == ("invalid_text", "text_too_long")
+
+
+def test_a_way_that_gives_other_numbers_is_not_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scorekit.backbones.hf_vlm import HfVlm
+
+    folder = make_idefics3(tmp_path / "idefics3")
+    image = picture(1)
+    feature = answer_probability("x")
+    want = [reference(folder, image, text, end=False) for text in TEXTS]
+
+    def scores(model: Any) -> Any:
+        prepared = model.prepare(feature, image)
+        return [r.array for r in model.extract(feature, [Pair(prepared, t) for t in TEXTS])]
+
+    real = HfVlm._position_deltas
+    monkeypatch.setattr(HfVlm, "_position_deltas", lambda self, n: real(self, n) + 5)
+    model = model_of(shutil.copytree(folder, tmp_path / "a"))
+    assert model.way == "whole"
+    np.testing.assert_allclose(scores(model), want, atol=1e-4)
+    monkeypatch.setattr(HfVlm, "_vision", lambda self, images: {})  # an image that is lost
+    with pytest.warns(UserWarning, match=r"b \(idefics3\) is run pair by pair"):
+        model = model_of(shutil.copytree(folder, tmp_path / "b"))
+    np.testing.assert_allclose(scores(model), want, atol=1e-4)
+    real_plain = HfVlm._plain
+
+    def looks_ahead(self: Any, image: Any, prompt: str, said: Any) -> Any:
+        return real_plain(self, image, prompt, said) - len(said)
+
+    monkeypatch.setattr(HfVlm, "_plain", looks_ahead)
+    with pytest.raises(UsageError, match="depends on the tokens after it"):
+        model_of(shutil.copytree(folder, tmp_path / "c"))
+
+
+def test_encoder_decoder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"florence is an encoder-decoder \(florence2\)"):
+        model_of(make_florence2(tmp_path / "florence"))
+
+
+def test_marks_of_a_chat_are_refused_even_where_they_are_not_listed(tmp_path: Path) -> None:
+    folder = make_llava(tmp_path / "marked")
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        if isinstance(config.get(key), list):  # as Gemma's `<end_of_turn>` is listed nowhere
+            config[key] = [t for t in config[key] if t != "<turn>"]
+    path.write_text(json.dumps(config))
+    model = model_of(folder)
+    assert "<turn>" not in model.tokenizer.all_special_tokens
+    feature = answer_probability("x")
+    (result,) = model.extract(feature, [Pair(model.prepare(feature, picture(1)), "a <turn> b")])
+    assert result.status == "invalid_text"
+
+
+def test_a_chat_ends_as_its_template_says(tmp_path: Path) -> None:
+    folder = make_llava(tmp_path / "ends")
+    template = folder / "chat_template.jinja"
+    text = template.read_text()
+    template.write_text(
+        text.replace("{% endfor %}\n{% endfor %}", "{% endfor %}<turn>{% endfor %}")
+    )
+    assert template.read_text() != text
+    model = model_of(folder)
+    turn = model.tokenizer.convert_tokens_to_ids("<turn>")
+    assert model._end_id(PRESETS["generic"]) == model.tokenizer.eos_token_id
+    model.model.generation_config.eos_token_id = [model.tokenizer.eos_token_id, turn]
+    model._chat_end = None
+    assert model._end_id(PRESETS["generic"]) == turn
+    assert model._end_id(PRESETS["llava-1.5"]) == model.tokenizer.eos_token_id
+
+
+def test_own_frame_needs_no_chat_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_llava(tmp_path / "mute", chat=False)
+    model = model_of(folder)
+    monkeypatch.setattr(model, "preset", PRESETS["generic"])  # as of a type that is not known
+    feature = answer_probability("x", preset="llava-1.5")
+    prepared = model.prepare(feature, picture(1))
+    (result,) = model.extract(feature, [Pair(prepared, "a dog")])
+    assert isinstance(result, Extracted)
+
+
+def test_a_prompt_without_image_has_no_gap(llava: Path) -> None:
+    model = model_of(llava)
+    prompt = model.render(PRESETS["llava-1.5"], "Who?", with_image=False)
+    assert prompt.endswith("USER: Who? ASSISTANT:")
+
+
+def test_paligemma_alone_reads_its_prompt_both_ways(tmp_path: Path) -> None:
+    import torch
+
+    model = model_of(MAKERS["paligemma"](tmp_path / "p"))
+    (result,) = model.extract(Feature("token_logprobs", "x", "text"), ["a red circle"])
+    prompt = model.render(model.preset, model.preset.describe, with_image=False)
+    context, whole = model._ids(prompt), model._ids(prompt + "a red circle")
+    ids = torch.tensor([whole])
+    types = torch.zeros_like(ids)
+    types[0, len(context) :] = 1
+    logits = model.model(input_ids=ids, token_type_ids=types).logits[0].float()
+    logs = torch.log_softmax(logits, -1)
+    want = [float(logs[k - 1, whole[k]]) for k in range(len(context), len(whole))]
+    np.testing.assert_allclose(result.array, want, atol=1e-4)
+
+
+def test_many_logits_are_read_in_parts(llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scorekit.backbones import hf_vlm
+
+    model = model_of(llava)
+    for feature in (
+        Feature("token_logprobs", "x", "image", (("end", True),), second="text"),
+        answer_probability("x", normalize="yes_no"),
+    ):
+        pairs = [Pair(model.prepare(feature, picture(1)), text) for text in TEXTS]
+        whole = [r.array for r in model.extract(feature, pairs)]
+        monkeypatch.setattr(hf_vlm, "READ_AT_ONCE", 1)
+        for one, other in zip(whole, model.extract(feature, pairs), strict=True):
+            np.testing.assert_allclose(other.array, one, atol=1e-5)
+        monkeypatch.undo()
+
+
+def test_short_memory_is_met_with_smaller_batches(
+    llava: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    import torch
+
+    model = model_of(llava)
+    feature = answer_probability("x")
+    pairs = [Pair(model.prepare(feature, picture(k)), "a dog") for k in range(5)]
+    want = [r.array for r in model.extract(feature, pairs)]
+    real = model.ask
+    sizes = []
+
+    def tight(asked: Any, size: int) -> Any:
+        # While an error is being handled, its batch's tensors can't be freed.
+        assert sys.exc_info()[0] is None
+        sizes.append(size)
+        if min(size, len(asked)) > 1:
+            raise torch.OutOfMemoryError
+        return real(asked, size)
+
+    monkeypatch.setattr(model, "ask", tight)
+    monkeypatch.setattr(model, "batch_size", 4)
+    got = [r.array for r in model.extract(feature, pairs)]
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    assert sizes[0] == 4
+    assert min(sizes) >= 1
+    assert model.batch_size < 4
+
+
+def test_presets_and_resizer_are_in_the_fingerprint(
+    llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scorekit.backbones import hf_vlm_plain
+
+    one = model_of(llava).info
+    assert one.resize in ("processor-pil", "processor-torchvision")
+    for name, value in (("PRESETS_HASH", "new words"), ("_backend", lambda processor: "other")):
+        with monkeypatch.context() as patch:
+            patch.setattr(hf_vlm_plain, name, value)
+            other = model_of(shutil.copytree(llava, tmp_path / name / llava.name)).info
+        assert other.identity == one.identity
+        assert other.fingerprint != one.fingerprint
+
+
+@pytest.mark.parametrize("question", ["{text} and {text}: {}", "{} {}", "no place"])
+def test_a_question_has_one_place(question: str) -> None:
+    with pytest.raises(UsageError, match="says once where the text goes"):
+        PRESETS["generic"].with_words(question, "")

@@ -236,6 +236,175 @@ def make_paligemma(folder: Path, *, seed: int = 0) -> Path:
     return _finish(tf.PaliGemmaForConditionalGeneration(config), processor, folder, seed)
 
 
+def _language(words: Any, **more: Any) -> dict[str, Any]:
+    size = {"vocab_size": len(words), "max_position_embeddings": 2048, "pad_token_id": 0}
+    return {**TOWER, **size, **more}
+
+
+def make_llava_next(folder: Path, *, seed: int = 0) -> Path:
+    """LLaVA-NeXT: tiles of an image, as many as its shape asks for."""
+    import transformers as tf
+
+    words = tokenizer("<image>", named={"image_token": "<image>"})
+    grids = [[32, 64], [64, 32], [64, 64]]
+    config = tf.LlavaNextConfig(
+        vision_config=tf.CLIPVisionConfig(**TOWER, image_size=32, patch_size=8),
+        text_config=tf.LlamaConfig(**_language(words)),
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=grids,
+    )
+    processor = tf.LlavaNextProcessor(
+        image_processor=tf.LlavaNextImageProcessor(
+            size={"shortest_edge": 32},
+            crop_size={"height": 32, "width": 32},
+            image_grid_pinpoints=grids,
+        ),
+        tokenizer=words,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT.replace("IMAGE", "<image>\n"),
+    )
+    return _finish(tf.LlavaNextForConditionalGeneration(config), processor, folder, seed)
+
+
+def make_idefics3(folder: Path, *, seed: int = 0) -> Path:
+    """Idefics 3: tiles with names of their own between them."""
+    import transformers as tf
+
+    tiles = [f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)]
+    marks = ("<fake_token_around_image>", "<end_of_utterance>", "<global-img>")
+    words = tokenizer("<image>", *marks, *tiles)
+    config = tf.Idefics3Config(
+        vision_config={**TOWER, "image_size": 32, "patch_size": 8},
+        text_config=tf.LlamaConfig(**_language(words)),
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+    )
+    processor = tf.Idefics3Processor(
+        image_processor=tf.Idefics3ImageProcessor(
+            size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
+        ),
+        tokenizer=words,
+        image_seq_len=4,
+        chat_template=CHAT.replace("IMAGE", "<image>"),
+    )
+    return _finish(tf.Idefics3ForConditionalGeneration(config), processor, folder, seed)
+
+
+def make_pixtral(folder: Path, *, seed: int = 0) -> Path:
+    """Pixtral: LLaVA's class with another tower and another prompt."""
+    import transformers as tf
+
+    marks = {"image_token": "[IMG]", "image_break_token": "[IMG_BREAK]"}
+    marks["image_end_token"] = "[IMG_END]"
+    words = tokenizer(*marks.values(), named=marks)
+    config = tf.LlavaConfig(
+        vision_config=tf.PixtralVisionConfig(**TOWER, image_size=64, patch_size=8),
+        text_config=tf.MistralConfig(**_language(words, num_key_value_heads=2)),
+        image_token_id=words.convert_tokens_to_ids("[IMG]"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    processor = tf.PixtralProcessor(
+        image_processor=tf.PixtralImageProcessor(
+            size={"longest_edge": 64}, patch_size={"height": 8, "width": 8}
+        ),
+        tokenizer=words,
+        patch_size=8,
+        **marks,
+        chat_template="{{ bos_token }}" + CHAT.replace("IMAGE", "[IMG]"),
+    )
+    return _finish(tf.LlavaForConditionalGeneration(config), processor, folder, seed)
+
+
+def make_mllama(folder: Path, *, seed: int = 0) -> Path:
+    """Llama 3.2 Vision: the image is read by cross-attention, no token stands for its parts."""
+    import torch
+    import transformers as tf
+
+    words = tokenizer("<|image|>", "<|python_tag|>", named={"image_token": "<|image|>"})
+    config = tf.MllamaConfig(
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_global_layers": 1,
+            "attention_heads": 4,
+            "image_size": 32,
+            "patch_size": 8,
+            "max_num_tiles": 4,
+            "vision_output_dim": 64,
+            "intermediate_layers_indices": [1],
+        },
+        text_config={
+            **_language(words, num_hidden_layers=3, num_key_value_heads=2),
+            "cross_attention_layers": [1],
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        image_token_index=words.convert_tokens_to_ids("<|image|>"),
+    )
+    processor = tf.MllamaProcessor(
+        image_processor=tf.MllamaImageProcessor(
+            size={"height": 32, "width": 32}, max_image_tiles=4
+        ),
+        tokenizer=words,
+        chat_template="{{ bos_token }}" + CHAT.replace("IMAGE", "<|image|>"),
+    )
+    model = tf.MllamaForConditionalGeneration(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "gate" in name and parameter.ndim == 1:
+                parameter.fill_(1.0)  # begins at 0: the image would not be seen
+    return _finish(model, processor, folder, seed)
+
+
+def make_florence2(folder: Path, *, seed: int = 0) -> Path:
+    """Florence-2: an encoder-decoder."""
+    import transformers as tf
+
+    words = tokenizer("<image>", named={"image_token": "<image>"})
+    sides = ("encoder", "decoder")
+    config = tf.Florence2Config(
+        text_config=tf.BartConfig(
+            d_model=32,
+            vocab_size=len(words),
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=2,
+            **{
+                f"{side}_{name}": n
+                for side in sides
+                for name, n in (("layers", 1), ("attention_heads", 4), ("ffn_dim", 32))
+            },
+        ),
+        vision_config={
+            "depths": [1],
+            "embed_dim": [32],
+            "num_heads": [4],
+            "num_groups": [4],
+            "patch_size": [7],
+            "patch_stride": [4],
+            "patch_padding": [3],
+            "patch_prenorm": [False],
+            "window_size": 4,
+            "projection_dim": 32,
+        },
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+    )
+    processor = tf.Florence2Processor(
+        image_processor=tf.CLIPImageProcessor(
+            size={"height": 32, "width": 32}, crop_size={"height": 32, "width": 32}
+        ),
+        tokenizer=words,
+        num_additional_image_tokens=0,
+    )
+    return _finish(tf.Florence2ForConditionalGeneration(config), processor, folder, seed)
+
+
 MAKERS = {
     "llava": make_llava,
     "qwen2.5-vl": make_qwen,
@@ -243,3 +412,10 @@ MAKERS = {
     "gemma3": make_gemma3,
     "paligemma": make_paligemma,
 }
+OTHERS = {
+    "llava-next": make_llava_next,
+    "idefics3": make_idefics3,
+    "pixtral": make_pixtral,
+    "mllama": make_mllama,
+}
+"""Types outside `scorekit.backbones.hf_vlm.TESTED`, which are compared when they are loaded."""

@@ -4,55 +4,56 @@ PaliGemma, and whatever else `AutoModelForImageTextToText` loads.
 An image is encoded once for all its texts. Where attention is causal, the keys and values of
 what its texts have in common (the image and the question's head) are computed once as well, and
 logits are computed at the answer's positions alone.
+
+A model type outside `TESTED` is compared with its own plain forward when it is loaded, and
+goes a slower way, or is refused, where the faster one gives other numbers.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 
-from scorekit.backbones.files import SMALL_FILES, one_line_errors, sha256_of, short_hash
-from scorekit.backbones.handle import BackboneInfo, states_of
-from scorekit.backbones.hf_dual import without_history
-from scorekit.backbones.loading import load_model, quantize
+from scorekit.backbones.hf_vlm_plain import (
+    PROBE,
+    TYPE_IDS,
+    PlainVlm,
+    Vision,
+    common,
+    preset_of,
+    sums,
+)
 from scorekit.backbones.spec import BackboneOptions
-from scorekit.backbones.vlm import Asked, PreparedImage, VisionLanguage
-from scorekit.presets import PRESET_OF_TYPE, Preset, preset_named
+from scorekit.backbones.vlm import Asked, PreparedImage
 from scorekit.types import Array, InputError, UsageError
 
 # The question and the answer form one context here: every text changes what the image's tokens
 # become, so that nothing but the image's own encoding can be shared.
 PREFIX_LM = ("paligemma",)
-TYPE_IDS = ("token_type_ids", "mm_token_type_ids")
+TESTED = ("llava", "qwen2_5_vl", "qwen3_vl", "gemma3", "paligemma")
+"""Types that the tests compare with transformers' own forward; all others are, when loaded."""
 MADE_HERE = ("input_ids", "attention_mask", *TYPE_IDS)
 SUFFIX_ROWS = 2
 """So many times the batch size of texts after a shared prefix go through at once."""
-PROBE = "x"
+READ_AT_ONCE = 1 << 25
+"""Logits held at a time: a long caption and a large vocabulary make gigabytes of them."""
+TOLERANCE = {"fp32": 2e-3}
+COARSE = 0.2
+"""How far a log-probability may lie from the plain forward's, in fp32 and in 16 bits."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Vision:
-    """What the processor makes of one image, whatever the text.
-
-    Attributes
-    ----------
-    tensors
-        Pixels, grid sizes and the like, as the model's forward takes them.
-    replaced, expansion
-        The image's place in a prompt's token ids, and what stands there for the model.
-    """
-
-    tensors: dict[str, torch.Tensor]
-    replaced: tuple[int, ...]
-    expansion: tuple[int, ...]
+Way = Literal["prefix", "whole", "single", "plain"]
+"""How pairs go through: texts after their image's prefix; whole sequences in batches; one by
+one; or by the model's and its processor's own calls alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +91,8 @@ class Row:
         return range(first, first + (1 if self.words else len(self.said)))
 
 
-class HfVlm(VisionLanguage):
-    """A decoder-only vision-language model behind the common interface.
+class HfVlm(PlainVlm):
+    """A decoder-only vision-language model behind the common interface, sharing what it can.
 
     Parameters
     ----------
@@ -102,110 +103,35 @@ class HfVlm(VisionLanguage):
     """
 
     def __init__(self, folder: Path, weights: list[Path], options: BackboneOptions) -> None:
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-
-        super().__init__(options)
-        with one_line_errors(folder.name):
-            self.processor = AutoProcessor.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=options.trust_remote_code
-            )
-        model = load_model(AutoModelForImageTextToText, folder, weights, options, self.device)
-        self.config = model.config
-        self.model = quantize(model, options)
-        self.inner = self.model.model
-        self.head = self.model.get_output_embeddings()
-        text = self.config.get_text_config()
-        self.softcap = getattr(text, "final_logit_softcapping", None)
-        self.limit = int(getattr(text, "max_position_embeddings", None) or 1 << 30)
-        self.tokenizer = self.processor.tokenizer
-        self.image_token = _image_token(self.processor, self.config)
-        self.placeholder = int(self.tokenizer.convert_tokens_to_ids(self.image_token))
-        self.image_id = int(getattr(self.config, "image_token_id", None) or self.placeholder)
+        super().__init__(folder, weights, options)
         self.forward_takes = frozenset(inspect.signature(self.inner.forward).parameters)
+        # A release of transformers that knows only one of the names swallows the other unseen.
+        names = [name for name in ("cache", "past_key_values") if name in self.forward_takes]
+        self.cache_name = names[0] if names else ""
         kind = str(self.config.model_type)
-        note = self.config.to_dict().get("scorekit") or {}
-        self.preset = preset_named(note.get("preset") or PRESET_OF_TYPE.get(kind, "generic"))
-        self.shares_prefix = kind not in PREFIX_LM
-        self._forbidden = _special_strings(self.tokenizer, self.image_token)
-        files = [*weights, *sorted(p for p in folder.iterdir() if p.suffix in SMALL_FILES)]
-        code = list(folder.glob("*.py")) if options.trust_remote_code else []
-        identity = short_hash(
-            {
-                "arch": without_history(self.config.to_dict()),
-                "weights": sha256_of(weights),
-                "small": sha256_of(p for p in files if p not in weights),
-                "code": sha256_of(code),
-            }
-        )
-        facts = {"preset": self.preset.name}
-        if options.quantize != "none":
-            facts["quantize"] = options.quantize
-        self.info = BackboneInfo(
-            fingerprint=short_hash([identity, options.dtype, options.quantize]),
-            identity=identity,
-            text_limit=self.limit,
-            constants={},
-            domain=str(note.get("domain", "any")),
-            resize="processor",
-            files=states_of([*files, *code, folder]),
-            facts=facts,
-        )
+        self.prefix_lm = kind in PREFIX_LM
+        self.way: Way = "whole" if self.prefix_lm or not self.cache_name else "prefix"
+        if kind not in TESTED or preset_of(self.config) == "generic":
+            self._choose_way(folder.name)
 
-    # Prompts ------------------------------------------------------------------------------
-
-    def render(self, template: Preset, question: str, with_image: bool) -> str:
-        """The whole prompt as a string, with one image token in it.
-
-        Raises
-        ------
-        UsageError
-            If the preset wants a chat template and the checkpoint has none.
-        """
-        if template.frame:
-            head, _, tail = template.frame.partition("{question}")
-            mark = self.image_token if with_image else ""
-            head = head.replace("{image}", mark).replace("{bos}", self.tokenizer.bos_token or "")
-            return head + question + tail
-        if not (self.processor.chat_template or self.tokenizer.chat_template):
-            raise UsageError(
-                f"{type(self.model).__name__} has no chat template, which the preset "
-                f"{template.name} puts its question in; give preset=llava-1.5 or another with a "
-                "frame of its own (`scorekit metrics vqascore`)"
-            )
-        content: list[dict[str, str]] = [{"type": "text", "text": question}]
-        if with_image:
-            content.insert(0, {"type": "image"})
-        said = [{"role": "user", "content": content}]
-        renderer = self.processor if self.processor.chat_template else self.tokenizer
-        prompt: str = renderer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
-        return prompt
-
-    def _ids(self, text: str) -> list[int]:
-        """Token ids of a prompt, with the special tokens that a model's input begins with."""
-        bos = self.tokenizer.bos_token
-        twice = bool(bos) and bos in text
-        ids: list[int] = self.tokenizer(text, add_special_tokens=not twice, verbose=False)[
-            "input_ids"
-        ]
-        return ids
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether an image's keys and values are computed once for all its texts."""
+        return self.way == "prefix"
 
     def prepare_image(self, image: Image.Image) -> Vision:
         """Pixels, and what stands in the prompt for this image."""
-        if not self.shares_prefix:  # its processor puts the prompt together in its own way
+        if self.way == "plain":
+            return Vision({}, (), (), image)
+        if self.prefix_lm:  # its processor puts the prompt together in its own way
             made = self.processor.image_processor(images=image, return_tensors="pt")
             tokens = (self.image_id,) * int(self.processor.image_seq_length)
             return Vision({"pixel_values": made["pixel_values"]}, (self.image_id,), tokens)
-        prompt = self.render(self.preset, PROBE, with_image=True)
-        bos = self.tokenizer.bos_token
-        made = self.processor(
-            images=image,
-            text=prompt,
-            return_tensors="pt",
-            add_special_tokens=not (bos and bos in prompt),
-        )
+        prompt = self.render(self._probed(), PROBE, with_image=True)
+        made = self._process(image, prompt)
         full, plain = made["input_ids"][0].tolist(), self._ids(prompt)
-        start = _common(plain, full)
-        end = min(_common(plain[::-1], full[::-1]), len(plain) - start, len(full) - start)
+        start = common(plain, full)
+        end = min(common(plain[::-1], full[::-1]), len(plain) - start, len(full) - start)
         if start + end == len(plain):
             # Image tokens stand for the one image token, which the start then took for its own.
             start = plain.index(self.placeholder)
@@ -218,16 +144,12 @@ class HfVlm(VisionLanguage):
         replaced = tuple(plain[start : len(plain) - end])
         return Vision(tensors, replaced, tuple(full[start : len(full) - end]))
 
-    def mean_colour(self) -> tuple[int, int, int]:
-        """What a square is filled with: the mean of the model's normalisation."""
-        mean = getattr(self.processor.image_processor, "image_mean", None) or (0.5, 0.5, 0.5)
-        red, green, blue = (int(part * 255) for part in mean)
-        return red, green, blue
-
     # Asking -------------------------------------------------------------------------------
 
     def ask(self, asked: Sequence[Asked], batch_size: int) -> list[list[Array] | InputError]:
         """For each question one array an answer; see `VisionLanguage.ask`."""
+        if self.way == "plain":
+            return [self._plainly(question) for question in asked]
         out: list[list[Array] | InputError] = []
         rows: list[Row] = []
         for index, question in enumerate(asked):
@@ -251,9 +173,7 @@ class HfVlm(VisionLanguage):
 
     def _sequences(self, index: int, question: Asked) -> list[Row]:
         """The sequences that answer one question."""
-        for word in self._forbidden:
-            if word in question.prompt or any(word in answer for answer in question.answers):
-                raise InputError("invalid_text", f"the model's special token {word!r} is in it")
+        self._check_words(question)
         prompt = self.render(question.template, question.prompt, question.image is not None)
         context = self._ids(prompt)
         image = question.image
@@ -265,10 +185,10 @@ class HfVlm(VisionLanguage):
         for k, answer in enumerate(() if question.first else question.answers):
             # Tokenized together: what an answer's tokens are depends on what stands before.
             ids = self._ids(prompt + question.template.space + answer)
-            shared = min(_common(context, ids), len(ids) - 1)
+            shared = min(common(context, ids), len(ids) - 1)
             said = ids[shared:]
-            if question.end and self.tokenizer.eos_token_id is not None:
-                said = [*said, int(self.tokenizer.eos_token_id)]
+            if question.end and (end := self._end_id(question.template)) is not None:
+                said = [*said, int(end)]
             head = self._expand(ids[:shared], image)
             rows.append(Row(index, k, image, [*head, *said[:-1]], len(head), tuple(said)))
         for row in rows:
@@ -278,18 +198,6 @@ class HfVlm(VisionLanguage):
                     f"{len(row.ids)} tokens with the image, the model reads {self.limit}",
                 )
         return rows
-
-    def _variants(self, word: str) -> list[int]:
-        """Tokens that are the word: its cases, with and without a space before it."""
-        found = set()
-        for case in (word, word.lower(), word.capitalize(), word.upper()):
-            for text in (case, " " + case):
-                ids = self.tokenizer.encode(text, add_special_tokens=False)
-                if len(ids) == 1 and ids[0] != self.tokenizer.unk_token_id:
-                    found.add(int(ids[0]))
-        if not found:
-            raise UsageError(f"{word!r} is no single token of this model: nothing to normalise by")
-        return sorted(found)
 
     def _expand(self, ids: list[int], image: PreparedImage | None) -> list[int]:
         """Put the image's tokens where its one token stands."""
@@ -311,17 +219,17 @@ class HfVlm(VisionLanguage):
         alone: list[Row] = []
         shared: dict[Any, list[list[Row]]] = {}
         for mine in by_image.values():
-            if len(mine) == 1 or mine[0].image is None or not self.shares_prefix:
+            if len(mine) == 1 or mine[0].image is None or self.way != "prefix":
                 alone += mine
                 continue
-            length = min(_common(mine[0].ids, row.ids) for row in mine)
+            length = min(common(mine[0].ids, row.ids) for row in mine)
             length = min(length, *(row.context - 1 for row in mine))
             shared.setdefault((length, _shapes(mine[0])), []).append(mine)
         for (length, _), groups in shared.items():
             for k in range(0, len(groups), size):
                 yield from self._after_prefix(groups[k : k + size], length, size * SUFFIX_ROWS)
         alone.sort(key=lambda row: (_shapes(row), len(row.ids)))
-        for batch in _alike(alone, size):
+        for batch in _alike(alone, 1 if self.way == "single" else size):
             yield self._whole(batch)
 
     def _whole(self, rows: Sequence[Row]) -> list[tuple[Row, Array]]:
@@ -347,7 +255,9 @@ class HfVlm(VisionLanguage):
         inputs |= self._types(ids, [length] * len(firsts))
         cache = DynamicCache(config=self.config.get_text_config())
         self._forget_positions()
-        self.inner(input_ids=ids, cache=cache, use_cache=True, **inputs)
+        self.inner(input_ids=ids, use_cache=True, **{self.cache_name: cache}, **inputs)
+        if cache.get_seq_length() != length:
+            raise RuntimeError("the model did not fill its cache")
         deltas = self._position_deltas(len(firsts))
         rows = [(owner, row) for owner, mine in enumerate(groups) for row in mine]
         rows.sort(key=lambda pair: len(pair[1].ids))
@@ -362,7 +272,10 @@ class HfVlm(VisionLanguage):
             if self._position_axes() == 3:
                 positions = positions[None].expand(3, -1, -1)
             states = self.inner(
-                input_ids=suffix, cache=mine, use_cache=True, position_ids=positions
+                input_ids=suffix,
+                use_cache=True,
+                position_ids=positions,
+                **{self.cache_name: mine},
             ).last_hidden_state
             yield self._read([row for _, row in part], states, length)
 
@@ -372,20 +285,34 @@ class HfVlm(VisionLanguage):
         """Log-probabilities at the answers' positions, and nowhere else."""
         at = [(k, place - offset) for k, row in enumerate(rows) for place in row.places]
         index = torch.tensor(at, device=states.device)
-        logits = self.head(states[index[:, 0], index[:, 1]]).float()
-        if self.softcap:
-            logits = torch.tanh(logits / self.softcap) * self.softcap
-        logs = torch.log_softmax(logits, dim=-1).cpu()
+        picked = states[index[:, 0], index[:, 1]]
+        said = [token for row in rows for token in (row.said or (0,))]
+        wanted = torch.tensor(said, device=states.device)[:, None]
+        step = max(1, READ_AT_ONCE // int(self.head.weight.shape[0]))
+        words = {}
+        values = []
+        place = 0
+        for row in rows:
+            if row.words:
+                words[place] = row.words
+            place += len(row.places)
+        totals: dict[int, Array] = {}
+        for k in range(0, len(picked), step):
+            logits = self.head(picked[k : k + step]).float()
+            if self.softcap:
+                logits = torch.tanh(logits / self.softcap) * self.softcap
+            logs = torch.log_softmax(logits, dim=-1)
+            values.append(logs.gather(1, wanted[k : k + step])[:, 0].cpu())
+            for at_place, groups in words.items():
+                if k <= at_place < k + step:
+                    totals[at_place] = sums(logs[at_place - k], groups)
+        flat = torch.cat(values).numpy()
         out = []
         used = 0
         for row in rows:
-            mine = logs[used : used + len(row.places)]
+            mine = totals[used] if row.words else flat[used : used + len(row.places)]
+            out.append((row, mine))
             used += len(row.places)
-            if row.words:
-                sums = [torch.logsumexp(mine[0, list(tokens)], 0) for tokens in row.words]
-                out.append((row, torch.stack(sums).numpy()))
-            else:
-                out.append((row, mine.gather(1, torch.tensor(row.said)[:, None])[:, 0].numpy()))
         return out
 
     # Inputs -------------------------------------------------------------------------------
@@ -413,18 +340,13 @@ class HfVlm(VisionLanguage):
     def _types(self, ids: torch.Tensor, prompts: Sequence[int]) -> dict[str, torch.Tensor]:
         """What marks the image's tokens, for the models that ask for it."""
         marked = (ids == self.image_id).long()
-        if not bool(marked.any()):
-            return {}
-        if not self.shares_prefix:  # marks what is answer, not what is image
+        if self.prefix_lm:  # marks what is answer, not what is image
             marked = torch.zeros_like(ids)
             for k, length in enumerate(prompts):
                 marked[k, length:] = 1
+        elif not bool(marked.any()):
+            return {}
         return {name: marked for name in TYPE_IDS if name in self.forward_takes}
-
-    def _forget_positions(self) -> None:
-        """Qwen's models keep the last batch's offset, and would add it to this one's."""
-        if hasattr(self.inner, "rope_deltas"):
-            self.inner.rope_deltas = None
 
     def _position_deltas(self, n: int) -> torch.Tensor:
         deltas = getattr(self.inner, "rope_deltas", None)
@@ -434,6 +356,86 @@ class HfVlm(VisionLanguage):
 
     def _position_axes(self) -> int:
         return 3 if hasattr(self.inner, "rope_deltas") else 1
+
+    # The way to go ------------------------------------------------------------------------
+
+    def _choose_way(self, name: str) -> None:
+        """The fastest way that gives the numbers of the model's own forward.
+
+        Raises
+        ------
+        UsageError
+            If that forward is not that of a decoder: a token's probability would depend on
+            what comes after it.
+        """
+        template = self._probed()
+        pixels = np.arange(64 * 96 * 3, dtype=np.uint32).reshape(64, 96, 3) * 2654435761
+        first = Image.fromarray((pixels >> 24).astype(np.uint8))
+        pictures = (first, first.transpose(Image.Transpose.ROTATE_180))
+        texts = ("a dog", "three red squares left of a tall green tree, and nothing else")
+
+        def ask_all() -> list[Asked]:
+            held = [PreparedImage(self.prepare_image(picture), {}) for picture in pictures]
+            answers = (template.answer,)
+            return [
+                Asked(image, template.ask(text), answers, True, False, template)
+                for image in held
+                for text in texts
+            ]
+
+        fast: Way = self.way
+        self.way = "plain"
+        try:
+            with torch.inference_mode():
+                asked = ask_all()
+                want = self.ask(asked, 1)
+                prompt = self.render(template, asked[0].prompt, with_image=True)
+                said = self._said(asked[0], prompt, template.answer)
+                steps = [
+                    float(self._plain(first, prompt, said[:k])[-1, token])
+                    for k, token in enumerate(said)
+                ]
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            detail = str(error).split("\n")[0][:200]
+            raise UsageError(
+                f"hf: can't ask {name} ({self.config.model_type}): {type(error).__name__}: {detail}"
+            ) from error
+        if not self._near([np.array(steps)], want[0]):
+            raise UsageError(
+                f"hf: can't ask {name} ({self.config.model_type}): what a token's probability "
+                "is depends on the tokens after it"
+            )
+        order: tuple[Way, ...] = ("prefix", "whole", "single")
+        for way in order[order.index(fast) :]:
+            self.way = way
+            try:
+                asked = ask_all()
+                # Two images of two texts, two of one, and each pair alone.
+                sets = [asked, asked[::3], *([each] for each in asked)]
+                got = [result for each in sets for result in self.ask(each, len(each))]
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:
+                continue
+            if all(self._near(g, w) for g, w in zip(got, [*want, *want[::3], *want], strict=True)):
+                return
+        self.way = "plain"
+        warnings.warn(
+            f"{name} ({self.config.model_type}) is run pair by pair: its own forward shares "
+            "nothing between texts and batches",
+            stacklevel=2,
+        )
+
+    def _near(self, got: list[Array] | InputError, want: list[Array] | InputError) -> bool:
+        if isinstance(got, InputError) or isinstance(want, InputError):
+            return False
+        tolerance = TOLERANCE.get(self.options.dtype, COARSE)
+        return all(
+            g.shape == w.shape and bool(np.all(np.abs(g - w) <= tolerance))
+            for g, w in zip(got, want, strict=True)
+        )
 
 
 def load(folder: Path, weights: list[Path], options: BackboneOptions) -> HfVlm:
@@ -445,16 +447,6 @@ def load(folder: Path, weights: list[Path], options: BackboneOptions) -> HfVlm:
         If it can't be loaded, or does not fit in memory.
     """
     return HfVlm(folder, weights, options)
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many leading tokens two sequences share."""
-    n = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        n += 1
-    return n
 
 
 def _shapes(row: Row) -> str:
@@ -474,20 +466,3 @@ def _alike(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
         batch.append(row)
     if batch:
         yield batch
-
-
-def _image_token(processor: Any, config: Any) -> str:
-    """What stands for an image in a prompt, before the processor makes many of it."""
-    for name in ("boi_token", "image_token"):
-        token = getattr(processor, name, None)
-        if token is not None:
-            return str(token)
-    token_id = getattr(config, "image_token_id", None)
-    if token_id is None:
-        raise UsageError("this checkpoint does not say what stands for an image in a prompt")
-    return str(processor.tokenizer.convert_ids_to_tokens(int(token_id)))
-
-
-def _special_strings(tokenizer: Any, image_token: str) -> tuple[str, ...]:
-    """Strings that a text must not have in it: they would be read as control tokens."""
-    return tuple(dict.fromkeys([image_token, *map(str, tokenizer.all_special_tokens)]))

@@ -172,6 +172,8 @@ class VisionLanguage:
 
     def _ask_all(self, asked: Sequence[Asked], size: int) -> list[list[Array] | InputError]:
         """Ask; on short memory in smaller batches; where a batch fails, one by one."""
+        # What is tried again is tried after the except clause: inside, the error's traceback
+        # would keep the failed batch's tensors alive.
         try:
             return self.ask(asked, size)
         except torch.OutOfMemoryError:
@@ -180,18 +182,21 @@ class VisionLanguage:
                     "one question alone does not fit into the device's memory; "
                     "try --dtype bf16 or --device cpu"
                 ) from None
-            self.batch_size = min(self.batch_size, max(1, size // 2))
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            half = max(1, len(asked) // 2)
-            parts = (asked,) if len(asked) == 1 else (asked[:half], asked[half:])
-            return [r for part in parts for r in self._ask_all(part, max(1, size // 2))]
+            short = True
         except (UsageError, KeyboardInterrupt):
             raise
         except Exception as error:
             if len(asked) == 1:
                 return [InputError("failed", f"{type(error).__name__}: {error}")]
+            short = False
+        if not short:
             return [r for each in asked for r in self._ask_all([each], 1)]
+        self.batch_size = min(self.batch_size, max(1, size // 2))
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = max(1, len(asked) // 2)
+        parts = (asked,) if len(asked) == 1 else (asked[:half], asked[half:])
+        return [r for part in parts for r in self._ask_all(part, max(1, size // 2))]
 
 
 def square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
