@@ -61,6 +61,7 @@ class ImageWork:
     keys: dict[Ask, bytes]
     found: dict[bytes, Extracted]
     prepared: dict[Ask, Any]
+    failed: dict[bytes, InputError]
 
 
 @dataclass
@@ -128,7 +129,9 @@ class FeatureRun:
 
     def chunks(self, samples: Sequence[Sample]) -> Iterator[Chunk]:
         """The samples in order, with their features."""
-        size = CHUNK_CPU if self._on_cpu() else CHUNK_GPU
+        # Of pairs, every image's pixels wait for all of its texts: fewer at a time.
+        paired = any(f.field in IMAGE_FIELDS and f.second is not None for f in self.needs)
+        size = CHUNK_CPU if paired or self._on_cpu() else CHUNK_GPU
         size = max(size, self.options.batch_size or 0)
         starts = range(0, len(samples), size)
         with ThreadPoolExecutor(self.workers, thread_name_prefix="scorekit-read") as pool:
@@ -187,26 +190,41 @@ class FeatureRun:
         found = self.cache.get_many(keys.values())
         missing = [ask for ask in asked if keys[ask] not in found]
         prepared: dict[Ask, Any] = {}
+        failed: dict[bytes, InputError] = {}
         if missing:
             image = decode(data) if data is not None else Image.fromarray(as_uint8(raw))
             done: dict[Feature, Any] = {}
             for feature, text in missing:
                 same = _same_batch(feature)
                 if same not in done:  # image and source_image of one file share their work
-                    model = self.handles[str(feature.backbone)].model()
-                    done[same] = model.prepare(feature, image)
+                    done[same] = self._prepare(feature, image)
                 first = done[same]
-                prepared[feature, text] = first if text is None else Pair(first, text)
-        return ImageWork(keys, found, prepared)
+                if isinstance(first, InputError):
+                    failed[keys[feature, text]] = first
+                else:
+                    prepared[feature, text] = first if text is None else Pair(first, text)
+        return ImageWork(keys, found, prepared, failed)
+
+    def _prepare(self, feature: Feature, image: Image.Image) -> Any:
+        """An image as a backbone wants it; what one of them rejects, another may take."""
+        try:
+            return self.handles[str(feature.backbone)].model().prepare(feature, image)
+        except UsageError:
+            raise
+        except InputError as error:
+            return error
+        except Exception as error:
+            return InputError("failed", f"{type(error).__name__}: {error}")
 
     def _finish(self, chunk: Chunk, futures: dict[Any, Future[ImageWork]]) -> Chunk:
         done: dict[bytes, Result] = {}
         failed: dict[Any, InputError] = {}
         keys: dict[Any, dict[Ask, bytes]] = {}
         waiting: dict[Feature, dict[bytes, Any]] = {}
-        for number, (identity, future) in enumerate(futures.items()):
+        total = len(futures)
+        for number, identity in enumerate(list(futures)):
             try:
-                work = future.result()
+                work = futures.pop(identity).result()  # the pixels go once they are used
             except InputError as error:
                 failed[identity] = error
                 continue
@@ -217,6 +235,7 @@ class FeatureRun:
                 continue
             keys[identity] = work.keys
             done.update(work.found)
+            done.update(work.failed)
             self.counts.cached += len(work.found)
             touched: dict[Feature, Feature] = {}
             for ask, prepared in work.prepared.items():
@@ -233,7 +252,7 @@ class FeatureRun:
                 # Between images only: the texts of one image go together.
                 if _distinct(waiting[same]) >= self._batch_size(feature):
                     self._extract(feature, waiting[same], done)
-            share = (number + 1) / len(futures)
+            share = (number + 1) / total
             self._on_progress(chunk.start + int(share * len(chunk.samples)))
         for feature, batch in waiting.items():
             self._extract(feature, batch, done)

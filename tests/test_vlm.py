@@ -255,6 +255,23 @@ def test_image_that_the_processor_rejects(llava: Path, monkeypatch: pytest.Monke
     assert "image processor rejects it: ValueError: mean must" in frame["note"][1]
 
 
+def test_an_image_that_one_model_rejects_is_scored_by_the_others(
+    llava: Path, tiny_clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of(llava)
+
+    def refuse(self: Any, feature: Any, image: Any) -> Any:
+        raise InputError("invalid_image", "too odd")
+
+    monkeypatch.setattr(type(model), "prepare", refuse)
+    table = score_samples(
+        [Sample("0", "s", "a dog", picture(1))],
+        [f"clipscore@{tiny_clip}", f"vqascore@hf:{llava}"],
+        options=RunOptions(cache=False, device="cpu"),
+    )
+    assert table.frame["status"].tolist() == ["ok", "invalid_image"]
+
+
 def test_model_that_does_not_fit(llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from scorekit.backbones import hf, loading
 

@@ -34,6 +34,7 @@ from scorekit.backbones.hf_seq2seq import (
     padded,
     refuse_special,
 )
+from scorekit.backbones.hf_vlm_plain import backend_of
 from scorekit.backbones.loading import check_fits, quantize
 from scorekit.backbones.spec import BackboneOptions
 from scorekit.backbones.vlm import Asked, PreparedImage, VisionLanguage
@@ -107,6 +108,7 @@ class ClipFlanT5(VisionLanguage):
             limit=self.limit,
             preset=self.preset.name,
             image=[self.processor.to_dict(), tower.config.to_dict()],
+            resize="processor-" + backend_of(self.processor),
             others=[*tokenizer_files, *tower_files],
         )
 

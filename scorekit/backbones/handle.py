@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -74,6 +74,7 @@ class BackboneHandle:
         self.options = options
         self._model: Any = None
         self._recalled: BackboneInfo | None = None
+        self._forget: Callable[[], None] = lambda: None
         self._error: UsageError | None = None
         self._lock = threading.Lock()
 
@@ -105,6 +106,7 @@ class BackboneHandle:
 
     def info(self, cache: Cache) -> BackboneInfo:
         """Fingerprint, limits and constants, from the cache's record where it still holds."""
+        self._forget = lambda: cache.put_note(self._record_key(), None)
         if self._model is None:
             recalled = _read_record(cache.get_note(self._record_key()))
             if recalled is not None and all(state_of(f[0]) == f for f in recalled.files):
@@ -122,6 +124,7 @@ class BackboneHandle:
             model = load_backbone_family(self.spec.family)(self.spec, self.options)
         told = self._recalled
         if told is not None and told.fingerprint != model.info.fingerprint:
+            self._forget()  # or the next run would believe the record again
             raise UsageError(
                 f"the checkpoint {self.spec.given} changed while it was in use; run again"
             )

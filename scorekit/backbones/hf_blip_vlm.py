@@ -29,6 +29,7 @@ from scorekit.backbones.hf_seq2seq import (
     text_limit,
     variants,
 )
+from scorekit.backbones.hf_vlm_plain import backend_of
 from scorekit.backbones.loading import load_model, quantize
 from scorekit.backbones.spec import BackboneOptions
 from scorekit.backbones.vlm import Asked, PreparedImage, VisionLanguage
@@ -131,6 +132,7 @@ class BlipVlm(VisionLanguage):
             options,
             limit=min(self.limit, self.reads_limit),
             preset=self.preset.name,
+            resize="processor-" + backend_of(self.processor.image_processor),
         )
 
     # Images -------------------------------------------------------------------------------

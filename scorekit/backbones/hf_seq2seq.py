@@ -21,6 +21,7 @@ from scorekit.backbones.hf_dual import without_history
 from scorekit.backbones.loading import load_model, quantize
 from scorekit.backbones.spec import DTYPES, BackboneOptions
 from scorekit.backbones.vlm import Asked
+from scorekit.presets import PRESETS_HASH
 from scorekit.types import Array, Extracted, Feature, InputError, Pair, UsageError
 
 CPU_BATCH = 8
@@ -391,7 +392,9 @@ def checkpoint_info(
         facts["quantize"] = options.quantize
     note = config.get("scorekit") or {}
     return BackboneInfo(
-        fingerprint=short_hash([identity, options.dtype, options.quantize]),
+        fingerprint=short_hash(
+            [identity, options.dtype, options.quantize, resize, PRESETS_HASH if preset else ""]
+        ),
         identity=identity,
         text_limit=limit,
         constants={},

@@ -108,7 +108,7 @@ class PlainVlm(VisionLanguage):
             }
         )
         # With and without torchvision, transformers resizes to different pixels.
-        resizer = "processor-" + _backend(self.processor.image_processor)
+        resizer = "processor-" + backend_of(self.processor.image_processor)
         facts = {"preset": self.preset.name}
         if options.quantize != "none":
             facts["quantize"] = options.quantize
@@ -350,7 +350,7 @@ def sums(logs: torch.Tensor, groups: Sequence[tuple[int, ...]]) -> Array:
     return out.cpu().numpy()
 
 
-def _backend(image_processor: Any) -> str:
+def backend_of(image_processor: Any) -> str:
     """What resizes: PIL or torchvision."""
     if name := getattr(image_processor, "backend", None):
         return str(name)

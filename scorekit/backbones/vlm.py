@@ -150,7 +150,11 @@ class VisionLanguage:
         elif feature.kind == "token_logprobs":
             asked = [_caption(pair, template, params) for pair in pairs]
         else:
-            raise UsageError(f"{type(self).__name__} gives no {feature.kind}")
+            raise UsageError(
+                f"{feature.backbone} answers questions about images and gives no "
+                f"{feature.kind.replace('_', ' ')}; that takes another kind of model, such as "
+                "scenes-clip or open_clip:ViT-B-32/openai"
+            )
         results = self._ask_all(asked, batch_size or self.batch_size)
         if feature.kind == "answer_probability" and asked and not asked[0].end:
             _check_one_token(asked[0], results, params)
