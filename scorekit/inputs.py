@@ -9,7 +9,7 @@ from typing import Any
 from scorekit.types import SEVERAL, Extracted, Feature, InputError, Sample
 
 IMAGE_FIELDS = ("image", "source_image", "reference_images", "mask")
-TEXT_FIELDS = ("text", "source_text", "references")
+TEXT_FIELDS = ("text", "source_text", "references", "nouns")
 RECORD = "sample"
 _REQUIRED = {"image": "missing_image", "text": "missing_text"}
 

@@ -218,7 +218,8 @@ def _more_columns(table: Table, base: str) -> dict[str, list[Any]]:
     readers: dict[str, Callable[[], list[Any]]] = {
         "source_image": lambda: table.images("source_image", base),
         "source_text": lambda: table.strings("source_text"),
-        "references": table.references,
+        "references": lambda: table.texts("references"),
+        "nouns": lambda: table.texts("nouns", "|"),
         "reference_images": lambda: table.image_lists("reference_images", base),
         "mask": lambda: table.images("mask", base),
     }

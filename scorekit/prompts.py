@@ -32,6 +32,7 @@ COLUMNS = (
     "source_text",
     "references",
     "reference_images",
+    "nouns",
     "mask",
     "index",
 )
@@ -82,13 +83,15 @@ class Table:
 
         return self._each(name, integer)
 
-    def references(self) -> list[tuple[str, ...]]:
-        """Reference texts: a list (in CSV and TSV a JSON list), or a single text."""
-        name = "references"
+    def texts(self, name: str, separator: str | None = None) -> list[tuple[str, ...]]:
+        """A column of several texts a row: a list (in CSV and TSV a JSON list), or one text.
+
+        With a separator, a text that is no list is cut there.
+        """
         cells = self._each(
             name,
             lambda row, cell: tuple(
-                self._string(row, name, part) for part in self._parts(row, name, cell)
+                self._string(row, name, part) for part in self._parts(row, name, cell, separator)
             ),
         )
         return [cell or () for cell in cells]
@@ -131,7 +134,9 @@ class Table:
             return str(int(cell))
         raise self.error(row, f"{name} must be a text, not {_brief(cell)}")
 
-    def _parts(self, row: int, name: str, cell: Any) -> Sequence[Any]:
+    def _parts(
+        self, row: int, name: str, cell: Any, separator: str | None = None
+    ) -> Sequence[Any]:
         if isinstance(cell, str) and cell.lstrip().startswith("["):
             try:
                 cell = json.loads(cell)
@@ -139,6 +144,8 @@ class Table:
                 raise self.error(
                     row, f"{name} starts with '[' but is not a JSON list: {_brief(cell)}"
                 ) from None
+        if separator and isinstance(cell, str):
+            return [part.strip() for part in cell.split(separator) if part.strip()]
         return [part for part in cell if part is not None] if isinstance(cell, list) else [cell]
 
     def _image(self, row: int, name: str, cell: Any, base: str) -> ImageLike:

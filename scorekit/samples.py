@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from scorekit.images import is_tensor
-from scorekit.types import Sample, UsageError
+from scorekit.types import SEVERAL, Sample, UsageError
 
 _FIELDS = tuple(f.name for f in fields(Sample))
 
@@ -71,7 +71,7 @@ def samples_from(
             values[name] = _same_length(name, _as_list(column), n)
         elif name == "source_text":
             values[name] = [_text(name, v) for v in _spread(name, column, n)]
-        elif name in ("references", "reference_images"):
+        elif name in SEVERAL:
             cells = _spread(name, column, n, one_for_all=False)
             values[name] = [_as_tuple(cell) for cell in cells]
         elif name in _FIELDS:

@@ -70,6 +70,8 @@ class Sample:
         What an edit started from.
     references : tuple of str
         Reference texts (captions written by people).
+    nouns : tuple of str
+        The text's nouns, for metrics that score each by itself.
     reference_images : tuple of images
     mask : image or None
         Where the edit may change the image.
@@ -87,6 +89,7 @@ class Sample:
     source_text: str | None = None
     references: tuple[str, ...] = ()
     reference_images: tuple[ImageLike, ...] = ()
+    nouns: tuple[str, ...] = ()
     mask: ImageLike = None
     index: int = 0
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -138,7 +141,7 @@ class Feature:
         return self.kind in ("token_logprobs", "answer")
 
 
-SEVERAL = ("references", "reference_images")
+SEVERAL = ("references", "reference_images", "nouns")
 """Fields of a sample that hold a tuple."""
 
 

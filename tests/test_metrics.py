@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from scorekit.registry import METRICS, load_metric
-from scorekit.types import Sample, Scores, UsageError
+from scorekit.types import Extracted, Sample, Scores, UsageError
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -58,11 +58,13 @@ def features_of(metric: Any, case: dict[str, Any], rows: list[int] | None = None
         given = given if rows is None else [given[row] for row in rows]
         if feature.kind == "value" or feature.field == "sample":
             features[name] = given
+        elif feature.kind == "token_attribution":
+            features[name] = [
+                Extracted(np.asarray(g["array"], dtype=np.float32), g["info"]) for g in given
+            ]
         elif feature.several and feature.ragged:
             features[name] = [[np.asarray(a, dtype=np.float32) for a in row] for row in given]
-        elif feature.ragged:
-            features[name] = [np.asarray(g, dtype=np.float32) for g in given]
-        elif feature.field in MANY:
+        elif feature.ragged or feature.field in MANY:
             features[name] = [np.asarray(g, dtype=np.float32) for g in given]
         else:
             features[name] = np.asarray(given, dtype=np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scorekit.backbones.attribution import attribute, tower_of
+from scorekit.backbones.attribution import attribute, check_last, tower_of
 from scorekit.types import Extracted, InputError, Pair, UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Attributor:
         self.tower = tower_of(model.model)  # type: ignore[attr-defined]
         self.prefix = str(params.get("prefix", ""))
         self.last = int(params.get("last", 3))
+        check_last(self.tower, self.last)  # in a batch it would be each row's error
         self.long_text = str(params.get("long_text", "truncate"))
         if self.long_text == "window":
             raise UsageError("token attribution reads a text in one piece: truncate or error")
@@ -112,7 +114,7 @@ def token_spans(model: Any, text: str) -> list[Span]:
 def _open_clip_spans(tokenizer: Any, text: str) -> list[Span]:
     """Spans of OpenCLIP's own tokenizer, which does not tell them."""
     cleaned = tokenizer.clean_fn(text)
-    back = _back_to(text, cleaned)
+    origin = _origins(text, cleaned)
     spans: list[Span] = []
     for match in tokenizer.pat.finditer(cleaned):
         word, start = match.group(), match.start()
@@ -124,23 +126,40 @@ def _open_clip_spans(tokenizer: Any, text: str) -> list[Span]:
             first = int(np.searchsorted(ends, used, side="right"))
             used += len(piece.removesuffix("</w>"))
             last = int(np.searchsorted(ends, used, side="left"))
-            spans.append((back[start + first], back[start + last + 1]))
+            spans.append((origin[start + first][0], origin[start + last][1]))
     return spans
 
 
-def _back_to(text: str, cleaned: str) -> list[int]:
-    """For each place between the characters of a cleaned text, its place in the original."""
+def _origins(text: str, cleaned: str) -> list[Span]:
+    """For each character of a cleaned text, what it stands for in the original."""
     if len(text) == len(cleaned) and text.lower() == cleaned:
-        return list(range(len(text) + 1))
-    lowered = text.lower()
-    if len(lowered) != len(text):  # a letter that is two in lower case
-        lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
-    back = [-1] * (len(cleaned) + 1)
-    for a, b, n in SequenceMatcher(None, lowered, cleaned, autojunk=False).get_matching_blocks():
-        for k in range(n + (n > 0)):
-            back[b + k] = a + k
-    back[-1] = len(text) if back[-1] < 0 else back[-1]
-    last = len(text)
-    for k in range(len(back) - 1, -1, -1):  # what cleaning made anew belongs to what follows it
-        last = back[k] = last if back[k] < 0 else back[k]
-    return back
+        return [(k, k + 1) for k in range(len(text))]
+    ours, theirs = ([m.span() for m in re.finditer(r"\S+", t)] for t in (text, cleaned))
+    if len(ours) != len(theirs):
+        return _aligned(text, cleaned, 0)
+    # Cleaning works within words; piece by piece, an odd one can't mislead the others.
+    out: list[Span] = [(0, 0)] * len(cleaned)
+    for (a, b), (c, d) in zip(ours, theirs, strict=True):
+        out[c:d] = _aligned(text[a:b], cleaned[c:d], a)
+    return out
+
+
+def _aligned(text: str, cleaned: str, offset: int) -> list[Span]:
+    """`_origins` of one piece, which starts at `offset`."""
+    # A letter that is two in lower case would shift all that follow.
+    lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+    matcher = SequenceMatcher(None, lowered, cleaned, autojunk=False)
+    out: list[Span] = []
+    for kind, a, b, c, d in matcher.get_opcodes():
+        if kind == "equal":
+            out += [(offset + k, offset + k + 1) for k in range(a, b)]
+            continue
+        while a < b and text[a].isspace():
+            a += 1
+        while a < b and text[b - 1].isspace():
+            b -= 1
+        if kind != "delete":  # all of what is new stands for all of what was there
+            out += [(offset + min(a, max(0, b - 1)), offset + b)] * (d - c)
+        elif out and a < b:  # "&amp;" became "&": the rest is its as well
+            out[-1] = (out[-1][0], offset + b)
+    return out

@@ -129,13 +129,12 @@ def attribute(
     UsageError
         If the tower has fewer layers.
     """
-    if not 1 <= last <= len(tower.layers):
-        raise UsageError(f"the text tower has {len(tower.layers)} layers, not {last}")
+    check_last(tower, last)
     ends = torch.tensor([len(row) - 1 for row in ids], device=images.device)
     width = int(ends.max()) + 1
     padded = torch.full((len(ids), width), pad, dtype=torch.long)
-    for k, row in enumerate(ids):
-        padded[k, : len(row)] = torch.tensor(row)
+    for k, own in enumerate(ids):
+        padded[k, : len(own)] = torch.tensor(own)
     with torch.no_grad():
         x = tower.embed(padded.to(images.device))
         first, looked_at = tower.layers[:-last], tower.layers[-last:]
@@ -153,7 +152,8 @@ def attribute(
             row, weights, z, seen = _end_row(layer, row, keys, values, ends)
             kept.append((weights, z, seen))
         texts = tower.project(row)
-        cosine = F.cosine_similarity(texts.float(), images.float(), dim=-1)
+        exact = torch.promote_types(texts.dtype, torch.float32)
+        cosine = F.cosine_similarity(texts.to(exact), images.to(exact), dim=-1)
         gradients = torch.autograd.grad(cosine.sum(), [z for _, z, _ in kept])
     with torch.no_grad():
         # (n, t): sums over layers and heads.
@@ -177,6 +177,12 @@ def attribute(
             )
         )
     return out
+
+
+def check_last(tower: TextTower, last: int) -> None:
+    """Raise a UsageError unless the tower has so many layers."""
+    if not 1 <= last <= len(tower.layers):
+        raise UsageError(f"the text tower has {len(tower.layers)} layers, not {last}")
 
 
 def _whole(layer: Layer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -230,9 +236,12 @@ def tower_of(model: Any) -> TextTower:
             return _of_transformers(model, layers)
     text = getattr(model, "text", model)
     blocks = getattr(getattr(text, "transformer", None), "resblocks", None)
+    plain = blocks is not None and all(
+        isinstance(block.attn, torch.nn.MultiheadAttention) for block in blocks
+    )
     pooled_at_end = getattr(text, "text_pool_type", getattr(text, "pool_type", "")) == "argmax"
     causal = getattr(text, "attn_mask", None) is not None
-    if blocks is not None and pooled_at_end and causal and getattr(text, "cls_emb", None) is None:
+    if plain and pooled_at_end and causal and getattr(text, "cls_emb", None) is None:
         return _of_open_clip(text, blocks)
     raise UsageError(
         f"{type(model).__name__} has no causal text tower that ends in its end token, as CLIP's "

@@ -305,8 +305,8 @@ def table(measured: Mapping[str, list[Row]]) -> str:
     return "\n".join(lines)
 
 
-def write_between(path: Path, text: str) -> None:
-    """Replace what stands between the two markers of a file.
+def write_between(path: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
+    """Replace what stands between two markers of a file.
 
     Raises
     ------
@@ -314,10 +314,10 @@ def write_between(path: Path, text: str) -> None:
         If the file does not have both markers, in order.
     """
     page = path.read_text(encoding="utf-8")
-    start, end = page.find(BEGIN), page.find(END)
-    if start < 0 or end < start:
-        raise ValueError(f"{path} lacks the markers {BEGIN} and {END}")
-    page = page[: start + len(BEGIN)] + f"\n{text}\n" + page[end:]
+    start, stop = page.find(begin), page.find(end)
+    if start < 0 or stop < start:
+        raise ValueError(f"{path} lacks the markers {begin} and {end}")
+    page = page[: start + len(begin)] + f"\n{text}\n" + page[stop:]
     path.write_text(page, encoding="utf-8")
 
 
