@@ -15,7 +15,7 @@ from scorekit.types import Feature, Features, Scores, UsageError, token_attribut
 
 EPS = -5e-5
 """The authors' threshold of raw attributions, for ViT-B/32 in float16."""
-_COLUMN: Mapping[Unit, str] = {"raw": "attribution", "scaled": "scaled", "z": "z"}
+COLUMN_OF_UNIT: Mapping[Unit, str] = {"raw": "attribution", "scaled": "scaled", "z": "z"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class CLIP4DM(WordMetric):
         for i, row in enumerate(rows):
             cosine[i] = features["tokens"][i].info["cosine"]
             if row.words:
-                value[i] = row.column(_COLUMN[self.unit]).min()
+                value[i] = row.column(COLUMN_OF_UNIT[self.unit]).min()
                 count[i] = row.column("misaligned").sum()
                 share[i] = count[i] / len(row.words)
                 evidence[i] = row.words

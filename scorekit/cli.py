@@ -35,6 +35,15 @@ CacheDir = Annotated[
         "--cache", metavar="DIR", help="Feature cache (default: the user's cache folder)."
     ),
 ]
+CalibrationFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Threshold of misaligned words that `scorekit calibrate` fitted for the backbone.",
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no features.")]
 
 
 def main() -> None:
@@ -94,6 +103,7 @@ def score(
     answer: Annotated[
         str | None, typer.Option(metavar="WORD", help="Answer of vqascore that is scored.")
     ] = None,
+    calibration: CalibrationFile = None,
     prompts: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Table with image,text (or item,text) columns."),
@@ -104,7 +114,7 @@ def score(
         Path | None,
         typer.Option("-o", "--out", metavar="FILE", help="Write the table: .parquet, .csv, .tsv."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16, for the model.")] = "fp32",
     quantize: Annotated[
         str, typer.Option(help="none or int8: a vision-language model's weights.")
@@ -123,7 +133,7 @@ def score(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Threads that read images.")] = None,
     cache: CacheDir = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features.")] = False,
+    no_cache: NoCache = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Duplicates, gaps and ambiguities are fatal.")
     ] = False,
@@ -151,8 +161,6 @@ def score(
     silence_pil()
     if out is not None:
         check_writable(out)
-    if no_cache and cache is not None:
-        raise UsageError("--cache and --no-cache exclude each other")
     options = RunOptions(
         device=device,
         dtype=dtype,  # type: ignore[arg-type]
@@ -162,16 +170,23 @@ def score(
         batch_size=batch_size,
         allow_pickle=allow_pickle,
         trust_remote_code=trust_remote_code,
-        cache=False if no_cache else cache,
+        cache=_cache(cache, no_cache),
         workers=workers,
     )
     asked = parse_metrics(metric or ["clipscore"], backbone)
     chosen = with_defaults(asked.values(), question=question, answer=answer)
+    record: dict[str, Any] = {}
+    if calibration is not None:
+        from scorekit.calibrated import origin_of, with_calibration
+
+        chosen, used = with_calibration(chosen, calibration, options)
+        record["calibration"] = origin_of(calibration, used)
+        print(f"note: {record['calibration']}", file=sys.stderr)
     listing = read_samples(path, prompts=prompts, text=text, system=system)
     console.print_findings(listing.findings)
     if strict and listing.findings:
         raise UsageError(f"{len(listing.findings)} findings above, and --strict was asked for")
-    record: dict[str, Any] = {
+    record |= {
         "input": str(path),
         "prompts": listing.source,
         "findings": [str(finding) for finding in listing.findings],
@@ -200,6 +215,137 @@ def score(
     else:
         console.print_scores(table, out)
     if not table.failures().empty:
+        raise typer.Exit(EXIT_FAILED_ROWS)
+
+
+@app.command()
+def explain(
+    image: Annotated[Path, typer.Argument(help="An image.")],
+    text: Annotated[str, typer.Argument(help="What it should show.")],
+    backbone: Annotated[
+        str | None, typer.Option(help="CLIP-type model (default: clip4dm's).")
+    ] = None,
+    word: Annotated[
+        str | None,
+        typer.Option(help="Word of the heat map, or a phrase (default: the lowest word)."),
+    ] = None,
+    heatmap: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw where the image speaks against the word."),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write a page with all of it.")
+    ] = None,
+    mode: Annotated[
+        str, typer.Option(help="Misaligned words: threshold, or most_negative.")
+    ] = "threshold",
+    eps: Annotated[
+        float | None, typer.Option(help="A word below it is misaligned (default: -5e-5).")
+    ] = None,
+    unit: Annotated[str, typer.Option(help="What eps is of: raw, scaled or z.")] = "raw",
+    calibration: CalibrationFile = None,
+    device: Device = "auto",
+    cache: CacheDir = None,
+    no_cache: NoCache = False,
+    json_: Json = False,
+) -> None:
+    """Show one image and text in full: its scores, and what each word adds to them."""
+    from PIL import Image
+
+    from scorekit import console, explain_view
+    from scorekit.explain import explain as explain_pair
+    from scorekit.images import as_uint8, silence_pil
+    from scorekit.run import RunOptions
+
+    silence_pil()
+    for path, suffixes in ((heatmap, (".png",)), (html, (".html", ".htm"))):
+        _check_place(path, suffixes)
+    if calibration is not None and (eps is not None or unit != "raw"):
+        raise UsageError("--calibration brings eps and unit: leave out --eps and --unit")
+    found = explain_pair(
+        image,
+        text,
+        backbone=backbone,
+        word=word,
+        relevance=heatmap is not None,
+        mode=_one_of("--mode", mode, "threshold", "most_negative"),  # type: ignore[arg-type]
+        eps=eps,
+        unit=_one_of("--unit", unit, "raw", "scaled", "z"),  # type: ignore[arg-type]
+        calibration=calibration,
+        options=RunOptions(device=device, cache=_cache(cache, no_cache)),
+    )
+    if heatmap is not None or html is not None:
+        picture = Image.fromarray(as_uint8(image))
+        try:
+            if heatmap is not None:
+                explain_view.heat_map(found, picture).save(heatmap)
+            if html is not None:
+                html.write_text(explain_view.html_page(found, picture), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"can't write {error.filename}: {error.strerror}") from None
+    if json_:
+        console.print_json(found.as_json())
+    else:
+        explain_view.print_explanation(found, console.stdout())
+        for path in filter(None, (heatmap, html)):
+            print(f"written to {path}")
+
+
+@app.command()
+def calibrate(
+    data: Annotated[
+        Path,
+        typer.Argument(metavar="DATA.jsonl", help="Rows with image, text, misaligned (a list)."),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="FILE", help="Where the calibration goes.")
+    ],
+    backbone: Annotated[
+        str | None, typer.Option(help="CLIP-type model (default: clip4dm's).")
+    ] = None,
+    unit: Annotated[str, typer.Option(help="What eps is fitted to: raw, scaled or z.")] = "raw",
+    min_precision: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="The most recall at this precision (default: best F1)."),
+    ] = None,
+    device: Device = "auto",
+    cache: CacheDir = None,
+    no_cache: NoCache = False,
+    json_: Json = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")] = False,
+) -> None:
+    """Fit the threshold of misaligned words for a backbone, on labelled words.
+
+    Later runs use it with --calibration FILE. Exit code 1 where some rows were not scored.
+    """
+    from scorekit import console, explain_view
+    from scorekit.calibrated import calibrate_rows
+    from scorekit.calibration import read_labelled, save_calibration
+    from scorekit.images import silence_pil
+    from scorekit.run import RunOptions
+
+    silence_pil()
+    _check_place(out)
+    rows = read_labelled(data)
+    with console.progress(len(rows), quiet=quiet) as advance:
+        fitted = calibrate_rows(
+            rows,
+            backbone=backbone,
+            unit=_one_of("--unit", unit, "raw", "scaled", "z"),  # type: ignore[arg-type]
+            min_precision=min_precision,
+            options=RunOptions(device=device, cache=_cache(cache, no_cache)),
+            progress=advance,
+        )
+    save_calibration(out, fitted.calibration)
+    if json_:
+        console.print_json(explain_view.fit_as_json(fitted, str(out)))
+    else:
+        explain_view.print_fit(fitted, str(out), console.stdout())
+    lost = explain_view.unscored(fitted)
+    for line in lost[:5]:
+        print(f"not scored: {line}", file=sys.stderr)
+    if lost:
+        print(f"{len(lost)} of {len(rows)} rows were left out", file=sys.stderr)
         raise typer.Exit(EXIT_FAILED_ROWS)
 
 
@@ -356,6 +502,28 @@ def scenes_make(
         raise UsageError(str(error)) from None
     print(f"{n} prompts x {len(names)} systems in {folder}; score them with")
     print(f"  scorekit score {folder} --backbone scenes-clip")
+
+
+def _cache(folder: Path | None, off: bool) -> Path | bool | None:
+    if off and folder is not None:
+        raise UsageError("--cache and --no-cache exclude each other")
+    return False if off else folder
+
+
+def _one_of(option: str, value: str, *allowed: str) -> str:
+    if value not in allowed:
+        raise UsageError(f"{option} is one of {', '.join(allowed)}, not {value!r}")
+    return value
+
+
+def _check_place(path: Path | None, suffixes: tuple[str, ...] = ()) -> None:
+    """Raise unless a file may be written there: before a model runs, not after."""
+    if path is None:
+        return
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise UsageError(f"{path} must end in {' or '.join(suffixes)}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"can't write {path}: {'a folder' if path.is_dir() else 'no such folder'}")
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

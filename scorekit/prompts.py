@@ -134,9 +134,7 @@ class Table:
             return str(int(cell))
         raise self.error(row, f"{name} must be a text, not {_brief(cell)}")
 
-    def _parts(
-        self, row: int, name: str, cell: Any, separator: str | None = None
-    ) -> Sequence[Any]:
+    def _parts(self, row: int, name: str, cell: Any, separator: str | None = None) -> Sequence[Any]:
         if isinstance(cell, str) and cell.lstrip().startswith("["):
             try:
                 cell = json.loads(cell)

@@ -139,17 +139,17 @@ def attribute(
         x = tower.embed(padded.to(images.device))
         first, looked_at = tower.layers[:-last], tower.layers[-last:]
         for layer in first:
-            x = _whole(layer, x)[0]
+            x = whole_layer(layer, x)[0]
         start = x[torch.arange(len(ids)), ends]
         stored = []
         for layer in looked_at:
-            x, keys, values = _whole(layer, x)
+            x, keys, values = whole_layer(layer, x)
             stored.append((keys, values))
     with torch.enable_grad():
         row = start.detach().requires_grad_()
         kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for layer, (keys, values) in zip(looked_at, stored, strict=True):
-            row, weights, z, seen = _end_row(layer, row, keys, values, ends)
+            row, weights, z, seen = end_row(layer, row, keys, values, ends)
             kept.append((weights, z, seen))
         texts = tower.project(row)
         exact = torch.promote_types(texts.dtype, torch.float32)
@@ -185,14 +185,14 @@ def check_last(tower: TextTower, last: int) -> None:
         raise UsageError(f"the text tower has {len(tower.layers)} layers, not {last}")
 
 
-def _whole(layer: Layer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def whole_layer(layer: Layer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """All rows of a layer: its output, and its keys and values."""
     queries, keys, values = (layer.split(part) for part in layer.qkv(layer.norm(x)))
     z = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
     return layer.finish(x, z.transpose(1, 2).reshape(x.shape)), keys, values
 
 
-def _end_row(
+def end_row(
     layer: Layer,
     row: torch.Tensor,
     keys: torch.Tensor,
@@ -256,11 +256,11 @@ def _of_transformers(model: Any, layers: Any) -> TextTower:
         layers=tuple(
             Layer(
                 norm=layer.layer_norm1,
-                qkv=_separate(layer.self_attn),
+                qkv=separate_qkv(layer.self_attn),
                 out=layer.self_attn.out_proj,
                 mlp_norm=layer.layer_norm2,
                 mlp=layer.mlp,
-                mlp_scale=_same,
+                mlp_scale=unchanged,
                 heads=int(layer.self_attn.num_heads),
             )
             for layer in layers
@@ -290,8 +290,8 @@ def _of_open_clip(text: Any, blocks: Any) -> TextTower:
         layers=tuple(
             Layer(
                 norm=block.ln_1,
-                qkv=_together(block.attn),
-                out=_chain(block.attn.out_proj, block.ls_1),
+                qkv=packed_qkv(block.attn),
+                out=chained(block.attn.out_proj, block.ls_1),
                 mlp_norm=block.ln_2,
                 mlp=block.mlp,
                 mlp_scale=block.ls_2,
@@ -303,17 +303,17 @@ def _of_open_clip(text: Any, blocks: Any) -> TextTower:
     )
 
 
-def _same(x: torch.Tensor) -> torch.Tensor:
+def unchanged(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _chain(first: Module, second: Module) -> Module:
+def chained(first: Module, second: Module) -> Module:
     return lambda x: second(first(x))
 
 
-def _separate(attention: Any) -> Any:
+def separate_qkv(attention: Any) -> Any:
     return lambda x: (attention.q_proj(x), attention.k_proj(x), attention.v_proj(x))
 
 
-def _together(attention: Any) -> Any:
+def packed_qkv(attention: Any) -> Any:
     return lambda x: F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)

@@ -52,7 +52,7 @@ def build(model: str, work: Path, layers: str) -> Path:
         return folder
     torch.manual_seed(0)
     if model == "llava":
-        deep, seen = (32, 24) if layers == "full" else (4, 4)
+        deep, seen = (32, 24) if layers == "full" else (1, 2)
         words = tokenizer("<image>", named={"image_token": "<image>"})
         config: Any = tf.LlavaConfig(
             vision_config=tf.CLIPVisionConfig(
@@ -85,7 +85,7 @@ def build(model: str, work: Path, layers: str) -> Path:
         )
         cls: Any = tf.LlavaForConditionalGeneration
     else:
-        deep, seen = (36, 32) if layers == "full" else (4, 4)
+        deep, seen = (36, 32) if layers == "full" else (2, 2)
         marks = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
         words = tokenizer(*marks)
         text = {
@@ -105,7 +105,7 @@ def build(model: str, work: Path, layers: str) -> Path:
                 "mrope_section": [16, 24, 24],
             },
         }
-        full_attention = [7, 15, 23, 31] if layers == "full" else [3]
+        full_attention = [7, 15, 23, 31] if layers == "full" else [1]
         config = tf.Qwen2_5_VLConfig(
             text_config=text,
             vision_config={

@@ -1,0 +1,314 @@
+"""Which patches of an image a word's attribution hangs on: the image side of `attribution`.
+
+A word's attribution r_w (the mean of its tokens' attributions) is linear in the unit image
+embedding, r_w = <I, c_w>: the attention and the values of the text tower know nothing of the
+image, and the score's gradient is linear in I. A second backward gives c_w = d r_w / d I. Then
+<I, c_w> is a score like any other, and the vision tower's last K layers are asked which patches
+it hangs on, by the same identity: with A the class token's row of a layer's attention, z that
+row's output before its projection, g = d r_w / dz and v the values,
+
+    relevance_p = mean over the K layers and their heads of A_p <g, v_p> = A_p * d r_w / d A_p.
+
+No ReLU, no rollout. Unlike in a causal text tower, a layer's class row also reaches the score
+through the patches of later layers; g has those ways in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from scorekit.backbones.attributed import token_spans
+from scorekit.backbones.attribution import (
+    Layer,
+    Module,
+    TextTower,
+    chained,
+    check_last,
+    end_row,
+    packed_qkv,
+    separate_qkv,
+    tower_of,
+    unchanged,
+    whole_layer,
+)
+from scorekit.types import Array, UsageError, image_embedding
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class VisionTower:
+    """A vision transformer that reads its embedding off the class token.
+
+    Attributes
+    ----------
+    embed
+        Normalised pixels (n, 3, h, w) to states (n, 1 + rows * columns, d), class token first.
+    layers
+        In their order.
+    project
+        The class token's last state (n, d) to the embedding (n, e).
+    grid
+        Rows and columns of patches.
+    """
+
+    embed: Module
+    layers: tuple[Layer, ...]
+    project: Module
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PatchRelevance:
+    """What an image's patches contribute to a word's attribution.
+
+    Attributes
+    ----------
+    patches : array (rows, columns)
+        The mean over the last layers and their heads. It does not add up to `attribution`;
+        see `total`.
+    attribution : float
+        The word's own, from the vision tower as it was gone through here.
+    heads, layers : int
+        What the means are over, in the vision tower.
+    rest : float
+        What the class token itself contributes.
+    total : float
+        The sum over layers of <g, z>: (sum of `patches` + `rest`) * heads * layers.
+    """
+
+    patches: Array
+    attribution: float
+    heads: int
+    layers: int
+    rest: float
+    total: float
+
+
+def relevance_of(
+    model: Any, image: Image.Image, text: str, span: Span, *, prefix: str = "", last: int = 3
+) -> PatchRelevance:
+    """The relevance of an image's patches for a word of a text.
+
+    Parameters
+    ----------
+    model : DualEncoder
+        Its text tower as in `attribution.tower_of`, its vision tower as in `vision_tower_of`.
+    image : PIL image in mode RGB
+    text : str
+    span : (start, end)
+        The word's place in the text's characters.
+    prefix, last
+        As in `scorekit.types.token_attribution`; `last` layers of the vision tower as well.
+
+    Raises
+    ------
+    UsageError
+        If a tower is of another kind or has fewer layers, or the word has no token.
+    """
+    text_tower, vision_tower = tower_of(model.model), vision_tower_of(model.model)
+    if len(vision_tower.layers) < last:
+        raise UsageError(f"the vision tower has {len(vision_tower.layers)} layers, not {last}")
+    ids = model.tokenize([prefix + text])[0].ids
+    start, end = (place + len(prefix) for place in span)
+    spans = token_spans(model, prefix + text)[: len(ids) - 2]
+    # The first token of `ids` is the start token, which has no span.
+    own = [k for k, (a, b) in enumerate(spans, 1) if b > a and a < end and b > start]
+    if not own:
+        raise UsageError(f"the model does not read {text[slice(*span)]!r}: no heat map")
+    direction = direction_of(text_tower, ids, own, last, model.device)
+    prepared = model.prepare(image_embedding(""), image)
+    pixels = model.normalise(torch.from_numpy(np.stack([prepared.pixels])).to(model.device))
+    return patch_relevance(vision_tower, pixels, direction, last)
+
+
+def direction_of(
+    tower: TextTower,
+    ids: Sequence[int],
+    tokens: Sequence[int],
+    last: int,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """c_w (e,): the mean attribution of some tokens is its product with the unit image embedding.
+
+    Parameters
+    ----------
+    tower
+        The text tower.
+    ids
+        Token ids, first and end token included.
+    tokens
+        The word's places in `ids`.
+    last
+        So many of the last layers are looked at.
+    device
+        Of the tower.
+    """
+    check_last(tower, last)
+    ends = torch.tensor([len(ids) - 1], device=device)
+    with torch.no_grad():
+        x = tower.embed(torch.tensor([list(ids)], device=device))
+        first, looked_at = tower.layers[:-last], tower.layers[-last:]
+        for layer in first:
+            x = whole_layer(layer, x)[0]
+        start = x[:, -1]
+        stored = []
+        for layer in looked_at:
+            x, keys, values = whole_layer(layer, x)
+            stored.append((keys, values))
+    with torch.enable_grad():
+        row = start.detach().requires_grad_()
+        kept = []
+        for layer, (keys, values) in zip(looked_at, stored, strict=True):
+            row, weights, z, seen = end_row(layer, row, keys, values, ends)
+            kept.append((weights, z, seen))
+        text = tower.project(row)[0]
+        text = F.normalize(text.to(torch.promote_types(text.dtype, torch.float32)), dim=0)
+        # r_w is linear in the image, so that its gradient is the same at any image.
+        image = torch.zeros_like(text).requires_grad_()
+        gradients = torch.autograd.grad(text @ image, [z for _, z, _ in kept], create_graph=True)
+        attribution = torch.zeros((), dtype=text.dtype, device=device)
+        for (weights, _, seen), g in zip(kept, gradients, strict=True):
+            each = (weights * torch.einsum("nhd,nhtd->nht", g, seen)).mean(1)[0]
+            attribution = attribution + each[list(tokens)].mean() / last
+        (direction,) = torch.autograd.grad(attribution, image)
+    return direction.detach()
+
+
+def patch_relevance(
+    tower: VisionTower, pixels: torch.Tensor, direction: torch.Tensor, last: int = 3
+) -> PatchRelevance:
+    """Which patches <unit image embedding, direction> hangs on.
+
+    Parameters
+    ----------
+    tower
+        The vision tower.
+    pixels
+        (1, 3, h, w) normalised.
+    direction
+        (e,), see `direction_of`.
+    last
+        So many of the last layers are looked at.
+    """
+    with torch.no_grad():
+        x = tower.embed(pixels)
+        for layer in tower.layers[:-last]:
+            x = _layer(layer, x)[0]
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        kept = []
+        for layer in tower.layers[-last:]:
+            x, weights, z, values = _layer(layer, x)
+            kept.append((weights, z, values))
+        image = tower.project(x[:, 0])[0]
+        score = F.normalize(image.to(direction.dtype), dim=0) @ direction
+        gradients = torch.autograd.grad(score, [z for _, z, _ in kept])
+    with torch.no_grad():
+        relevance, total = torch.zeros_like(kept[0][0][0, 0]), torch.zeros_like(score)
+        for (weights, z, values), g in zip(kept, gradients, strict=True):
+            own = g[:, :, 0]  # of the class token's row; the others' are not looked at
+            relevance += (weights * torch.einsum("nhd,nhtd->nht", own, values)).mean(1)[0] / last
+            total += (own * z[:, :, 0]).sum()
+    rows, columns = tower.grid
+    return PatchRelevance(
+        patches=relevance[1:].view(rows, columns).float().cpu().numpy(),
+        attribution=float(score.detach()),
+        heads=tower.layers[-1].heads,
+        layers=last,
+        rest=float(relevance[0]),
+        total=float(total),
+    )
+
+
+def _layer(
+    layer: Layer, x: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A layer's output, its class row's weights (n, h, t), all rows' z, and the values."""
+    queries, keys, values = (layer.split(part) for part in layer.qkv(layer.norm(x)))
+    z = F.scaled_dot_product_attention(queries, keys, values)
+    scores = torch.einsum("nhd,nhtd->nht", queries[:, :, 0], keys) * queries.shape[-1] ** -0.5
+    out = layer.finish(x, z.transpose(1, 2).reshape(x.shape))
+    return out, scores.softmax(-1).detach(), z, values.detach()
+
+
+# Towers -------------------------------------------------------------------------------------
+
+
+def vision_tower_of(model: Any) -> VisionTower:
+    """The vision tower of an OpenCLIP or transformers model, taken apart.
+
+    Raises
+    ------
+    UsageError
+        If it is no transformer of patches that reads its embedding off the class token.
+    """
+    vision = getattr(model, "vision_model", None)
+    if vision is not None and getattr(model.config, "model_type", "") == "clip":
+        return _of_transformers(model, vision)
+    vision = getattr(model, "visual", None)
+    blocks = getattr(getattr(vision, "transformer", None), "resblocks", None)
+    plain = blocks is not None and all(
+        isinstance(block.attn, torch.nn.MultiheadAttention) for block in blocks
+    )
+    pooled = getattr(vision, "pool_type", "") == "tok"
+    if plain and pooled and getattr(vision, "attn_pool", None) is None:
+        return _of_open_clip(vision, blocks)
+    raise UsageError(
+        f"{type(model).__name__} has no vision transformer that ends in its class token, as "
+        "CLIP's ViT has: no heat map"
+    )
+
+
+def _of_transformers(model: Any, vision: Any) -> VisionTower:
+    config = vision.config
+    side = int(config.image_size) // int(config.patch_size)
+    return VisionTower(
+        embed=lambda pixels: vision.pre_layrnorm(vision.embeddings(pixels)),
+        layers=tuple(
+            Layer(
+                norm=layer.layer_norm1,
+                qkv=separate_qkv(layer.self_attn),
+                out=layer.self_attn.out_proj,
+                mlp_norm=layer.layer_norm2,
+                mlp=layer.mlp,
+                mlp_scale=unchanged,
+                heads=int(layer.self_attn.num_heads),
+            )
+            for layer in vision.encoder.layers
+        ),
+        project=lambda x: model.visual_projection(vision.post_layernorm(x)),
+        grid=(side, side),
+    )
+
+
+def _of_open_clip(vision: Any, blocks: Any) -> VisionTower:
+    def project(x: torch.Tensor) -> torch.Tensor:
+        x = vision.ln_post(x)
+        return x if vision.proj is None else x @ vision.proj
+
+    rows, columns = vision.grid_size
+    return VisionTower(
+        embed=vision._embeds,
+        layers=tuple(
+            Layer(
+                norm=block.ln_1,
+                qkv=packed_qkv(block.attn),
+                out=chained(block.attn.out_proj, block.ls_1),
+                mlp_norm=block.ln_2,
+                mlp=block.mlp,
+                mlp_scale=block.ls_2,
+                heads=int(block.attn.num_heads),
+            )
+            for block in blocks
+        ),
+        project=project,
+        grid=(int(rows), int(columns)),
+    )
