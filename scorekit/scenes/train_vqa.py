@@ -43,10 +43,10 @@ SHARDS = 20
 EASY_SHARDS = 3
 MUON_LR = 0.012
 ADAM_LR = 1e-3
-SAMPLES = 120_000
-"""What the checkpoint in `data/checkpoints` was trained on."""
+SAMPLES = 140_000
+"""About what the checkpoint in `data/checkpoints` was trained on; docs/scenes.md tells how."""
 # The share of the run in which the image tower learns alone.
-ALONE = 0.08
+ALONE = 0.3
 CHUNKS = 4
 RATED = 0.06
 STOPPED = 0.15
