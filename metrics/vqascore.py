@@ -30,7 +30,7 @@ def vqascore(logprobs: Any) -> Any:
     Examples
     --------
     >>> import numpy as np
-    >>> float(vqascore(np.log(np.asarray([0.81, 0.25]))))
+    >>> round(float(vqascore(np.log(np.asarray([0.81, 0.25])))), 6)
     0.45
     """
     xp = array_namespace(logprobs)

@@ -193,7 +193,7 @@ def test_it_is_the_plain_loop(
         expected = plain(parts, IMAGES[i], question_about(text), "Yes")
         assert array.shape == (2,)
         assert array.dtype == np.float32
-        np.testing.assert_allclose(array, expected, atol=1e-5)
+        np.testing.assert_allclose(array, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", ["tower outside", "tower in a whole CLIP", "pickle"])
@@ -209,7 +209,7 @@ def test_every_layout_gives_the_same_kind_of_answer(tmp_path: Path, case: str) -
     pair = Pair(model.prepare(VQA, IMAGES[0]), TEXTS[0])
     (got,) = arrays(model.extract(VQA, [pair]))
     expected = plain(parts, IMAGES[0], question_about(TEXTS[0]), "Yes")
-    np.testing.assert_allclose(got, expected, atol=1e-5)
+    np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
 def test_an_image_is_seen_once_for_all_its_texts(
@@ -230,7 +230,7 @@ def test_an_image_is_seen_once_for_all_its_texts(
 def test_a_text_arrives_literally(model: ClipFlanT5, parts: dict[str, Any], text: str) -> None:
     pair = Pair(model.prepare(VQA, IMAGES[0]), text)
     (got,) = arrays(model.extract(VQA, [pair]))
-    np.testing.assert_allclose(got, plain(parts, IMAGES[0], question_about(text), "Yes"), atol=1e-5)
+    np.testing.assert_allclose(got, plain(parts, IMAGES[0], question_about(text), "Yes"), atol=1e-4)
 
 
 def test_answer_tokens_and_captions(model: ClipFlanT5, parts: dict[str, Any]) -> None:
@@ -241,7 +241,7 @@ def test_answer_tokens_and_captions(model: ClipFlanT5, parts: dict[str, Any]) ->
     caption = Feature("token_logprobs", "b", "image", (("end", True),), second="text")
     (got,) = arrays(model.extract(caption, [pair]))
     expected = plain(parts, IMAGES[0], "Describe this image.", TEXTS[1])
-    np.testing.assert_allclose(got, expected, atol=1e-5)
+    np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
 def test_text_alone_has_a_likelihood(model: ClipFlanT5) -> None:
@@ -261,7 +261,7 @@ def test_yes_and_no_at_the_first_position(tmp_path: Path) -> None:
     words = answer_probability("b", answer="circle")
     (circle,) = arrays(model.extract(words, [pair]))
     expected = plain(parts, IMAGES[0], question_about(TEXTS[0]), "circle")
-    np.testing.assert_allclose(circle, expected, atol=1e-5)
+    np.testing.assert_allclose(circle, expected, atol=1e-4)
 
 
 def test_every_choice_is_teacher_forced(model: ClipFlanT5, parts: dict[str, Any]) -> None:
@@ -286,7 +286,7 @@ def test_errors_stay_with_their_pair(model: ClipFlanT5) -> None:
     ]  # fmt: skip
     (alone,) = model.extract(VQA, [Pair(image, TEXTS[1])])
     assert isinstance(alone, Extracted) and isinstance(got[3], Extracted)
-    np.testing.assert_allclose(got[3].array, alone.array, atol=1e-5)
+    np.testing.assert_allclose(got[3].array, alone.array, atol=1e-4)
 
 
 def test_images_are_padded_with_the_mean_colour(model: ClipFlanT5) -> None:

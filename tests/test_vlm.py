@@ -595,7 +595,7 @@ def test_presets_and_resizer_are_in_the_fingerprint(
 
     one = model_of(llava).info
     assert one.resize in ("processor-pil", "processor-torchvision")
-    for name, value in (("PRESETS_HASH", "new words"), ("_backend", lambda processor: "other")):
+    for name, value in (("PRESETS_HASH", "new words"), ("backend_of", lambda processor: "other")):
         with monkeypatch.context() as patch:
             patch.setattr(hf_vlm_plain, name, value)
             other = model_of(shutil.copytree(llava, tmp_path / name / llava.name)).info
