@@ -253,18 +253,7 @@ def _of_transformers(model: Any, layers: Any) -> TextTower:
     text = model.text_model
     return TextTower(
         embed=lambda ids: text.embeddings(input_ids=ids),
-        layers=tuple(
-            Layer(
-                norm=layer.layer_norm1,
-                qkv=separate_qkv(layer.self_attn),
-                out=layer.self_attn.out_proj,
-                mlp_norm=layer.layer_norm2,
-                mlp=layer.mlp,
-                mlp_scale=unchanged,
-                heads=int(layer.self_attn.num_heads),
-            )
-            for layer in layers
-        ),
+        layers=transformers_layers(layers),
         project=lambda x: model.text_projection(text.final_layer_norm(x)),
     )
 
@@ -287,19 +276,40 @@ def _of_open_clip(text: Any, blocks: Any) -> TextTower:
 
     return TextTower(
         embed=embed,
-        layers=tuple(
-            Layer(
-                norm=block.ln_1,
-                qkv=packed_qkv(block.attn),
-                out=chained(block.attn.out_proj, block.ls_1),
-                mlp_norm=block.ln_2,
-                mlp=block.mlp,
-                mlp_scale=block.ls_2,
-                heads=int(block.attn.num_heads),
-            )
-            for block in blocks
-        ),
+        layers=open_clip_layers(blocks),
         project=project,
+    )
+
+
+def transformers_layers(layers: Any) -> tuple[Layer, ...]:
+    """The layers of a CLIP tower of transformers, of text or vision."""
+    return tuple(
+        Layer(
+            norm=layer.layer_norm1,
+            qkv=separate_qkv(layer.self_attn),
+            out=layer.self_attn.out_proj,
+            mlp_norm=layer.layer_norm2,
+            mlp=layer.mlp,
+            mlp_scale=unchanged,
+            heads=int(layer.self_attn.num_heads),
+        )
+        for layer in layers
+    )
+
+
+def open_clip_layers(blocks: Any) -> tuple[Layer, ...]:
+    """The layers of an OpenCLIP tower, of text or vision."""
+    return tuple(
+        Layer(
+            norm=block.ln_1,
+            qkv=packed_qkv(block.attn),
+            out=chained(block.attn.out_proj, block.ls_1),
+            mlp_norm=block.ln_2,
+            mlp=block.mlp,
+            mlp_scale=block.ls_2,
+            heads=int(block.attn.num_heads),
+        )
+        for block in blocks
     )
 
 

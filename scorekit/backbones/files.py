@@ -52,6 +52,29 @@ def hub_folder(repo: str, *, allow_pickle: bool) -> Path:
         raise UsageError(_unreachable(f"hf:{repo}", repo, error)) from None
 
 
+def checkpoint_folder(name: str, *, allow_pickle: bool) -> Path:
+    """The folder of a transformers checkpoint: on this disk, or from the hub.
+
+    Parameters
+    ----------
+    name : str
+        A folder, or ``OWNER/NAME`` on the hub.
+    allow_pickle : bool
+        Whether weights may be a pickle.
+
+    Raises
+    ------
+    UsageError
+        If it is a path that is not there, or can't be had from the hub.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute():
+        raise UsageError(f"no folder {name} to load hf: from")
+    return hub_folder(name, allow_pickle=allow_pickle)
+
+
 def small_files_folder(repo: str) -> Path:
     """The folder of a repository's tokenizer and configuration, without its weights.
 

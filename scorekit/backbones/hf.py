@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-from scorekit.backbones.files import hub_folder, one_line_errors, weight_files
+from scorekit.backbones.files import checkpoint_folder, one_line_errors, weight_files
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
 from scorekit.types import UsageError
 
@@ -20,11 +19,7 @@ def load(spec: BackboneSpec, options: BackboneOptions) -> Any:
     UsageError
         If it can't be had.
     """
-    folder = Path(spec.name)
-    if not folder.is_dir():
-        if folder.is_absolute():
-            raise UsageError(f"no folder {spec.name} to load hf: from")
-        folder = hub_folder(spec.name, allow_pickle=options.allow_pickle)
+    folder = checkpoint_folder(spec.name, allow_pickle=options.allow_pickle)
     with one_line_errors(folder.name):
         path = folder / "config.json"
         config = json.loads(path.read_text("utf-8")) if path.is_file() else {}

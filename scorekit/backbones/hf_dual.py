@@ -20,7 +20,7 @@ from safetensors import safe_open
 from scorekit.backbones.dual import DualEncoder, Prepared
 from scorekit.backbones.files import (
     SMALL_FILES,
-    hub_folder,
+    checkpoint_folder,
     one_line_errors,
     sha256_of,
     short_hash,
@@ -48,11 +48,7 @@ def load(spec: BackboneSpec, options: BackboneOptions) -> HfDual:
     UsageError
         If it can't be had, or has no image and text features.
     """
-    folder = Path(spec.name)
-    if not folder.is_dir():
-        if folder.is_absolute():
-            raise UsageError(f"no folder {spec.name} to load hf: from")
-        folder = hub_folder(spec.name, allow_pickle=options.allow_pickle)
+    folder = checkpoint_folder(spec.name, allow_pickle=options.allow_pickle)
     weights = weight_files(folder, allow_pickle=options.allow_pickle)
     has_config = (folder / "config.json").is_file()
     if not has_config or not weights:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from scorekit.backbones.files import hub_folder, one_line_errors, short_hash, weight_files
+from scorekit.backbones.files import checkpoint_folder, one_line_errors, short_hash, weight_files
 from scorekit.backbones.handle import BackboneInfo
 from scorekit.backbones.questions_file import extracted
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
@@ -311,11 +311,7 @@ def load_local(spec: BackboneSpec, options: BackboneOptions) -> LocalText:
     UsageError
         If it can't be had.
     """
-    folder = Path(spec.name)
-    if not folder.is_dir():
-        if folder.is_absolute():
-            raise UsageError(f"no folder {spec.name} to load hf: from")
-        folder = hub_folder(spec.name, allow_pickle=options.allow_pickle)
+    folder = checkpoint_folder(spec.name, allow_pickle=options.allow_pickle)
     weights = weight_files(folder, allow_pickle=options.allow_pickle)
     if not weights:
         raise UsageError(f"{folder} is no transformers checkpoint: it lacks weights")

@@ -29,13 +29,11 @@ from scorekit.backbones.attribution import (
     Layer,
     Module,
     TextTower,
-    chained,
     check_last,
     end_row,
-    packed_qkv,
-    separate_qkv,
+    open_clip_layers,
     tower_of,
-    unchanged,
+    transformers_layers,
     whole_layer,
 )
 from scorekit.types import Array, UsageError, image_embedding
@@ -272,18 +270,7 @@ def _of_transformers(model: Any, vision: Any) -> VisionTower:
     side = int(config.image_size) // int(config.patch_size)
     return VisionTower(
         embed=lambda pixels: vision.pre_layrnorm(vision.embeddings(pixels)),
-        layers=tuple(
-            Layer(
-                norm=layer.layer_norm1,
-                qkv=separate_qkv(layer.self_attn),
-                out=layer.self_attn.out_proj,
-                mlp_norm=layer.layer_norm2,
-                mlp=layer.mlp,
-                mlp_scale=unchanged,
-                heads=int(layer.self_attn.num_heads),
-            )
-            for layer in vision.encoder.layers
-        ),
+        layers=transformers_layers(vision.encoder.layers),
         project=lambda x: model.visual_projection(vision.post_layernorm(x)),
         grid=(side, side),
     )
@@ -297,18 +284,7 @@ def _of_open_clip(vision: Any, blocks: Any) -> VisionTower:
     rows, columns = vision.grid_size
     return VisionTower(
         embed=vision._embeds,
-        layers=tuple(
-            Layer(
-                norm=block.ln_1,
-                qkv=packed_qkv(block.attn),
-                out=chained(block.attn.out_proj, block.ls_1),
-                mlp_norm=block.ln_2,
-                mlp=block.mlp,
-                mlp_scale=block.ls_2,
-                heads=int(block.attn.num_heads),
-            )
-            for block in blocks
-        ),
+        layers=open_clip_layers(blocks),
         project=project,
         grid=(int(rows), int(columns)),
     )

@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
-import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn import functional as F
 
-from scorekit.scenes.examples import SHARD, THINGS, Shard, load_shard, make_shard, save_shard
+from scorekit.scenes.examples import THINGS, Shard
+from scorekit.scenes.loop import Recipe, train
 from scorekit.scenes.model import MEAN, STD, build_model, save
 from scorekit.scenes.world import COLOURS, SHAPES, SIZES
 
@@ -35,7 +32,6 @@ SHARDS = 24
 EASY_SHARDS = 3
 MUON_LR = 0.02
 ADAM_LR = 1e-3
-WARM_UP = 0.02
 SAMPLES = 140_000
 """What the checkpoint in `data/checkpoints` was trained on: half an hour on two cores."""
 # The share of the run in which the image tower learns alone, from the auxiliary targets: until
@@ -210,155 +206,31 @@ PARTS = {
 }
 
 
-def shard_path(work: Path, index: int) -> Path:
-    """Where a shard lies in the work folder."""
-    return work / f"shard-{index:03d}.npz"
+def _losses(
+    model: Any,
+    shard: Shard,
+    rows: np.ndarray,
+    rng: np.random.Generator,
+    device: torch.device,
+    alone: bool,
+) -> dict[str, torch.Tensor]:
+    return losses(model, pick(shard, rows, rng), device, alone)
 
 
-def render_shard(work: Path, index: int, easy: int, options: dict[str, Any]) -> None:
-    """Make a shard that is not there yet; the first `easy` are of simple scenes."""
-    if not shard_path(work, index).exists():
-        save_shard(make_shard(index, easy=index < easy, **options), shard_path(work, index))
-
-
-def render_shards(work: Path, shards: int, easy: int = EASY_SHARDS, **options: Any) -> None:
-    """Make the first `shards` shards on all cores.
-
-    Before training rather than beside it: a renderer on one of two cores more than halves the
-    speed of training, whose threads wait for each other.
-    """
-    missing = [k for k in range(shards) if not shard_path(work, k).exists()]
-    if missing:
-        print(f"rendering {len(missing)} shards", flush=True)
-        with mp.get_context("spawn").Pool(min(len(missing), os.cpu_count() or 1)) as pool:
-            tasks = [(work, index, easy, options) for index in missing]
-            pool.starmap(render_shard, tasks, chunksize=1)
-
-
-def shard_of(turn: int) -> int:
-    """The shard of each turn: all of them, then again and again without the easy ones."""
-    if turn < SHARDS:
-        return turn
-    return EASY_SHARDS + (turn - SHARDS) % (SHARDS - EASY_SHARDS)
-
-
-def pace(progress: float) -> float:
-    """The factor on the learning rates: warm-up, then a half cosine to near nothing."""
-    if progress < WARM_UP:
-        return progress / WARM_UP + 0.01
-    rest = min(1.0, (progress - WARM_UP) / (1 - WARM_UP))
-    return 0.5 * (1 + math.cos(math.pi * rest)) * 0.99 + 0.01
-
-
-def optimisers_of(core: nn.Module, model: nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for the core's layers' matrices, which leaves plateaus sooner; AdamW for the rest."""
-    layers = [p for name, p in core.named_parameters() if ".layers." in name and p.ndim == 2]
-    known = {id(p) for p in layers}
-    rest = [p for p in model.parameters() if id(p) not in known]
-    return [
-        torch.optim.Muon(layers, lr=MUON_LR, weight_decay=0.01),
-        torch.optim.AdamW(rest, lr=ADAM_LR, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01),
-    ]
-
-
-def train_clip(
-    out: Path,
-    minutes: float | None = None,
-    samples: int | None = None,
-    device: str = "auto",
-    resume: bool = False,
-    work: Path | None = None,
-    save_every: float = 300.0,
-) -> int:
-    """Train scenes-clip and write its checkpoint.
-
-    The shards are rendered first, which takes a few minutes on top.
-
-    Parameters
-    ----------
-    out
-        Folder of the checkpoint; written every `save_every` seconds and at the end.
-    minutes, samples
-        How long: of the two, give one. A run of so many samples repeats exactly on the same
-        machine; one of so many minutes has as many samples as the machine manages.
-    device
-        "auto" (a GPU where there is one), "cpu", "cuda", ...
-    resume
-        Go on from the state in `work`, where there is one.
-    work
-        Folder of the shards and the state; kept, so that a second run need not render again.
-    save_every
-        Seconds between two saved states.
-
-    Returns
-    -------
-    int
-        The number of samples (images) that were seen.
-    """
-    if (minutes is None) == (samples is None):
-        raise ValueError("give either minutes or samples")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    where = torch.device(device)
-    work = work or Path(tempfile.gettempdir()) / "scorekit-scenes-clip"
-    work.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
-    model = Trainee().to(where)
-    optimisers = optimisers_of(model.clip, model)
-    rates = (MUON_LR, ADAM_LR)
-    step, spent, state = 0, 0.0, work / "state.pt"
-    if resume and state.exists():
-        saved = torch.load(state, map_location=where, weights_only=True)
-        model.load_state_dict(saved["model"])
-        for optimiser, kept in zip(optimisers, saved["optimisers"], strict=True):
-            optimiser.load_state_dict(kept)
-        step, spent = saved["step"], saved["spent"]
-        print(f"resumed at step {step}", flush=True)
-    render_shards(work, min(SHARDS, math.ceil(samples / SHARD)) if samples else SHARDS)
-    steps_a_shard = SHARD // BATCH
-    shard, held = None, -1
-    means: dict[str, float] = {}
-    began = last = time.monotonic()
-    while True:
-        now = time.monotonic()
-        total = spent + now - began
-        progress = step * BATCH / samples if samples else total / 60 / (minutes or 1)
-        done = progress >= 1
-        if done or now - last > save_every:
-            last = now
-            states = [each.state_dict() for each in optimisers]
-            now_so = {"model": model.state_dict(), "optimisers": states}
-            torch.save({**now_so, "step": step, "spent": total}, state.with_suffix(".part"))
-            state.with_suffix(".part").replace(state)
-            save(model.clip, out)
-        if done:
-            break
-        turn, place = divmod(step, steps_a_shard)
-        if turn != held:
-            shard, held = load_shard(shard_path(work, shard_of(turn))), turn
-        assert shard is not None
-        order = np.random.default_rng([1, turn]).permutation(SHARD)
-        rows = order[place * BATCH : (place + 1) * BATCH]
-        batch = pick(shard, rows, np.random.default_rng([2, step]))
-        for optimiser, rate in zip(optimisers, rates, strict=True):
-            for group in optimiser.param_groups:
-                group["lr"] = rate * pace(progress)
-        parts = losses(model, batch, where, alone=progress < ALONE)
-        loss = torch.stack([PARTS[name] * part for name, part in parts.items()]).sum()
-        model.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
-        for name, part in parts.items():
-            means[name] = 0.98 * means.get(name, part.item()) + 0.02 * part.item()
-        step += 1
-        if step % 50 == 0:
-            shown = " ".join(f"{name} {value:.3f}" for name, value in means.items())
-            speed = step * BATCH / (spent + time.monotonic() - began)
-            print(f"{step} {progress:.3f} {speed:.0f}/s {shown}", flush=True)
-    print(f"{step * BATCH} samples in {total / 60:.1f} minutes", flush=True)
-    return step * BATCH
+RECIPE = Recipe(
+    name="scenes-clip",
+    build=Trainee,
+    core=lambda model: model.clip,
+    losses=_losses,
+    weights=PARTS,
+    save=save,
+    batch=BATCH,
+    shards=SHARDS,
+    easy=EASY_SHARDS,
+    alone=ALONE,
+    muon=MUON_LR,
+    adam=ADAM_LR,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -376,13 +248,13 @@ def main(arguments: list[str] | None = None) -> int:
     # Imported here: scenes-vqa's recipe builds on this module.
     from scorekit.scenes import train_vqa
 
-    train, usual = train_clip, SAMPLES
+    recipe, usual = RECIPE, SAMPLES
     if given.model == "vqa":
-        train, usual = train_vqa.train_vqa, train_vqa.SAMPLES
+        recipe, usual = train_vqa.RECIPE, train_vqa.SAMPLES
     if given.minutes is None and given.samples is None:
         given.samples = usual
     try:
-        train(out, given.minutes, given.samples, given.device, given.resume, given.work)
+        train(recipe, out, given.minutes, given.samples, given.device, given.resume, given.work)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

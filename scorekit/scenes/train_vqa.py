@@ -9,11 +9,8 @@ These heads are dropped at the end.
 
 from __future__ import annotations
 
-import math
-import tempfile
-import time
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,10 +18,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scorekit.scenes.examples import ANY_COLOUR, ANY_SIZE, FOILS, SHARD, Shard, load_shard
+from scorekit.scenes.examples import ANY_COLOUR, ANY_SIZE, FOILS, Shard
 from scorekit.scenes.language import plural_of
+from scorekit.scenes.loop import Recipe
 from scorekit.scenes.model import MEAN, STD
-from scorekit.scenes.train import jittered, optimisers_of, pace, render_shards, shard_path
+from scorekit.scenes.train import jittered
 from scorekit.scenes.vqa_model import (
     DESCRIBE,
     IMAGE_SIZE,
@@ -345,85 +343,35 @@ def losses(
     return parts
 
 
-def shard_of(turn: int) -> int:
-    """The shard of each turn: all of them, then again and again without the easy ones."""
-    if turn < SHARDS:
-        return turn
-    return EASY_SHARDS + (turn - SHARDS) % (SHARDS - EASY_SHARDS)
+def _losses(
+    model: Any,
+    shard: Shard,
+    rows: np.ndarray,
+    rng: np.random.Generator,
+    device: torch.device,
+    alone: bool,
+) -> dict[str, torch.Tensor]:
+    maker = _rows()
+    return losses(model, maker, maker.pick(shard, rows, rng), device, alone)
 
 
-def train_vqa(
-    out: Path,
-    minutes: float | None = None,
-    samples: int | None = None,
-    device: str = "auto",
-    resume: bool = False,
-    work: Path | None = None,
-    save_every: float = 300.0,
-) -> int:
-    """Train scenes-vqa and write its checkpoint; arguments as of `train_clip`."""
-    if (minutes is None) == (samples is None):
-        raise ValueError("give either minutes or samples")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    where = torch.device(device)
-    work = work or Path(tempfile.gettempdir()) / "scorekit-scenes-vqa"
-    work.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
-    model, rows = Trainee().to(where), Rows()
-    optimisers = optimisers_of(model.vlm, model)
-    rates = (MUON_LR, ADAM_LR)
-    step, spent, state = 0, 0.0, work / "state.pt"
-    if resume and state.exists():
-        saved = torch.load(state, map_location=where, weights_only=True)
-        model.load_state_dict(saved["model"])
-        for optimiser, kept in zip(optimisers, saved["optimisers"], strict=True):
-            optimiser.load_state_dict(kept)
-        step, spent = saved["step"], saved["spent"]
-        print(f"resumed at step {step}", flush=True)
-    needed = min(SHARDS, math.ceil(samples / SHARD)) if samples else SHARDS
-    render_shards(work, needed, EASY_SHARDS, image_size=IMAGE_SIZE, bare=True)
-    steps_a_shard = SHARD // BATCH
-    shard, held = None, -1
-    means: dict[str, float] = {}
-    began = last = time.monotonic()
-    while True:
-        now = time.monotonic()
-        total = spent + now - began
-        progress = step * BATCH / samples if samples else total / 60 / (minutes or 1)
-        done = progress >= 1
-        if done or now - last > save_every:
-            last = now
-            states = [each.state_dict() for each in optimisers]
-            now_so = {"model": model.state_dict(), "optimisers": states}
-            torch.save({**now_so, "step": step, "spent": total}, state.with_suffix(".part"))
-            state.with_suffix(".part").replace(state)
-            save(model.vlm, out)
-        if done:
-            break
-        turn, place = divmod(step, steps_a_shard)
-        if turn != held:
-            shard, held = load_shard(shard_path(work, shard_of(turn))), turn
-        assert shard is not None
-        order = np.random.default_rng([1, turn]).permutation(SHARD)
-        chosen = order[place * BATCH : (place + 1) * BATCH]
-        batch = rows.pick(shard, chosen, np.random.default_rng([2, step]))
-        for optimiser, rate in zip(optimisers, rates, strict=True):
-            for group in optimiser.param_groups:
-                group["lr"] = rate * pace(progress)
-        parts = losses(model, rows, batch, where, alone=progress < ALONE)
-        loss = torch.stack([PARTS[name] * part for name, part in parts.items()]).sum()
-        model.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
-        for name, part in parts.items():
-            means[name] = 0.98 * means.get(name, part.item()) + 0.02 * part.item()
-        step += 1
-        if step % 50 == 0:
-            shown = " ".join(f"{name} {value:.3f}" for name, value in means.items())
-            speed = step * BATCH / (spent + time.monotonic() - began)
-            print(f"{step} {progress:.3f} {speed:.0f}/s {shown}", flush=True)
-    print(f"{step * BATCH} samples in {total / 60:.1f} minutes", flush=True)
-    return step * BATCH
+@cache
+def _rows() -> Rows:
+    return Rows()
+
+
+RECIPE = Recipe(
+    name="scenes-vqa",
+    build=Trainee,
+    core=lambda model: model.vlm,
+    losses=_losses,
+    weights=PARTS,
+    save=save,
+    batch=BATCH,
+    shards=SHARDS,
+    easy=EASY_SHARDS,
+    alone=ALONE,
+    muon=MUON_LR,
+    adam=ADAM_LR,
+    drawn={"image_size": IMAGE_SIZE, "bare": True},
+)
