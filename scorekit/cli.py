@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -54,6 +55,14 @@ def main() -> None:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
+    except SystemExit as stop:
+        if stop.code != EXIT_INTERRUPTED:
+            raise
+        # An interrupt inside torch's import leaves the interpreter with a mark that would turn
+        # this exit code into death by the signal, though all was told and kept.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(EXIT_INTERRUPTED)
     except BrokenPipeError:  # `scorekit metrics | head`
         sys.stderr.close()
         sys.exit(0)
