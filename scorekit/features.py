@@ -28,6 +28,7 @@ from scorekit.inputs import (
     TEXT_FIELDS,
     Result,
     RowResult,
+    asked_of,
     identity_of,
     inputs_of,
     missing_field,
@@ -106,7 +107,8 @@ class FeatureRun:
         workers: int | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
-        given = [f for need in needs for f in (need.second, need) if isinstance(f, Feature)]
+        asked = [f for need in needs for f in (need.given_by, need.second, need)]
+        given = [f for f in asked if isinstance(f, Feature)]
         self.needs = [f for f in dict.fromkeys(given) if f.backbone is not None]
         self.options = options
         self.cache = cache
@@ -122,8 +124,8 @@ class FeatureRun:
                 self.infos[name] = self.handles[name].info(cache)
                 self.labels[name] = BackboneSpec.parse(name).label
         # What gives other features their texts is known before these are asked for.
-        seconds = (f.second for f in self.needs if isinstance(f.second, Feature))
-        self._first = tuple(dict.fromkeys(s for s in seconds if s.field == RECORD))
+        givers = [s for f in self.needs for s in (f.given_by, f.second) if isinstance(s, Feature)]
+        self._first = tuple(dict.fromkeys(g for g in givers if g.field == RECORD))
         self._on_progress = on_progress or (lambda done: None)
         self._recent: deque[dict[bytes, Extracted]] = deque(maxlen=2)
 
@@ -284,12 +286,13 @@ class FeatureRun:
     def _rows(
         self, feature: Feature, chunk: Chunk, lookup: Callable[[Any, str | None], Result]
     ) -> list[RowResult]:
-        if feature.second is None:
-            return [row_of(feature, sample, lookup) for sample in chunk.samples]
-        return [
-            row_of(feature, sample, lookup, seconds_of(feature, sample, row, chunk.features))
-            for row, sample in enumerate(chunk.samples)
-        ]
+        out: list[RowResult] = []
+        for row, sample in enumerate(chunk.samples):
+            inputs = asked_of(feature, sample, row, chunk.features)
+            paired = feature.second is not None
+            seconds = seconds_of(feature, sample, row, chunk.features) if paired else None
+            out.append(row_of(feature, inputs, lookup, seconds))
+        return out
 
     def _recall(self, key: bytes) -> Extracted | None:
         """A feature that was computed while this chunk's threads were looking it up."""
@@ -307,8 +310,11 @@ class FeatureRun:
             seconds = self._seconds(feature, sample, row, chunk)
             if isinstance(seconds, InputError):
                 continue
-            firsts = (t for t in inputs_of(sample, feature.field) if text_error(t) is None)
-            asked.update((first, second) for first in firsts for second in seconds)
+            firsts = asked_of(feature, sample, row, chunk.features)
+            if isinstance(firsts, InputError):
+                continue
+            sound = [text for text in firsts if text_error(text) is None]
+            asked.update((first, second) for first in sound for second in seconds)
         ordered = sorted(asked, key=lambda pair: (pair[0], pair[1] or ""))
         keys = {pair: self._key(feature, "text:" + pair[0], pair[1]) for pair in ordered}
         done: dict[bytes, Result] = dict(self.cache.get_many(keys.values()))

@@ -70,7 +70,9 @@ def _tensor_feature(need: Feature, samples: Sequence[Sample], options: BackboneO
 
     if need.kind == "value":
         return [getattr(sample, need.field) for sample in samples]
-    if need.second is not None or need.field == RECORD:
+    if need.optional and need.field == RECORD:
+        return [{"error": "not computed beside a gradient"} for _ in samples]
+    if need.second is not None or need.given_by is not None or need.field == RECORD:
         raise UsageError(f"{need.kind} has no gradient")
     handle = get_handle(str(need.backbone), options)
     model = handle.model()

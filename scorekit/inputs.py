@@ -9,7 +9,14 @@ from typing import Any
 from scorekit.types import SEVERAL, Extracted, Feature, InputError, Sample
 
 IMAGE_FIELDS = ("image", "source_image", "reference_images", "mask")
-TEXT_FIELDS = ("text", "source_text", "references", "nouns")
+TEXT_FIELDS = (
+    "text",
+    "source_text",
+    "references",
+    "nouns",
+    "source_attributes",
+    "target_attributes",
+)
 RECORD = "sample"
 _REQUIRED = {"image": "missing_image", "text": "missing_text"}
 
@@ -36,6 +43,19 @@ def inputs_of(sample: Sample, name: str) -> Sequence[Any]:
     if name in SEVERAL:
         return tuple(value)
     return () if value is None else (value,)
+
+
+def asked_of(
+    feature: Feature, sample: Sample, row: int, known: Mapping[Feature, Sequence[RowResult]]
+) -> Sequence[Any] | InputError:
+    """A row's inputs of a feature: the sample's, or those that a record feature gives."""
+    if feature.given_by is None:
+        return inputs_of(sample, feature.field)
+    told = known[feature.given_by][row]
+    if isinstance(told, InputError):
+        return told
+    assert isinstance(told, Extracted)
+    return tuple(told.info[feature.field])
 
 
 def missing_field(name: str) -> InputError:
@@ -76,12 +96,13 @@ def seconds_of(
 
 def row_of(
     feature: Feature,
-    sample: Sample,
+    inputs: Sequence[Any] | InputError,
     lookup: Callable[[Any, str | None], Result],
     seconds: Sequence[str] | InputError | None = None,
 ) -> RowResult:
     """A row's feature from those of its inputs; `lookup` gives that of (input, second text)."""
-    inputs = inputs_of(sample, feature.field)
+    if isinstance(inputs, InputError):
+        return inputs
     if not inputs:
         return [] if feature.optional else missing_field(feature.field)
     if isinstance(seconds, InputError):

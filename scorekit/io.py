@@ -220,6 +220,8 @@ def _more_columns(table: Table, base: str) -> dict[str, list[Any]]:
         "source_text": lambda: table.strings("source_text"),
         "references": lambda: table.texts("references"),
         "nouns": lambda: table.texts("nouns", "|"),
+        "source_attributes": lambda: table.texts("source_attributes", "|"),
+        "target_attributes": lambda: table.texts("target_attributes", "|"),
         "reference_images": lambda: table.image_lists("reference_images", base),
         "mask": lambda: table.images("mask", base),
     }

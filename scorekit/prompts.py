@@ -33,6 +33,8 @@ COLUMNS = (
     "references",
     "reference_images",
     "nouns",
+    "source_attributes",
+    "target_attributes",
     "mask",
     "index",
 )

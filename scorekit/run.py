@@ -267,7 +267,8 @@ class Scoring:
         for part, values in result.components.items():
             self._part_facts[f"{name}.{part}"] = result.part_facts.get(part, {})
             part_column = self._column(f"{name}.{part}", metric, part)
-            self._fill(part_column, start, good, values, Scores(values, undefined=result.undefined))
+            undefined = {**result.part_undefined.get(part, {}), **result.undefined}
+            self._fill(part_column, start, good, values, Scores(values, undefined=undefined))
 
     def _fill(
         self, column: Column, start: int, good: Sequence[int], values: Any, result: Scores
@@ -303,7 +304,7 @@ class Scoring:
             return self.features.infos[str(need.backbone)].constants[need.field]
         rows = features[need]
         if need.field == RECORD:
-            return [rows[i].info for i in good]
+            return [_info_of(rows[i]) for i in good]
         if need.kind == "token_attribution":
             return [rows[i] for i in good]
         if need.several and need.ragged:
@@ -391,7 +392,8 @@ class Scoring:
         metric = self.metrics[name]
         part = label.removeprefix(name)
         pairs: list[tuple[str, str]] = []
-        needs = [need for need in metric.needs.values() if need.backbone is not None]
+        # What a row may lack gives components; they say in their facts what it is.
+        needs = [n for n in metric.needs.values() if n.backbone is not None and not _spare(n)]
         infos = {str(need.backbone): self.features.infos[str(need.backbone)] for need in needs}
         for bb, info in infos.items():
             pairs += [("bb", self.features.labels[bb]), ("w", info.identity)]
@@ -438,9 +440,19 @@ def _split(metric: BaseMetric, chunk: Chunk) -> tuple[list[int], dict[int, Input
     errors: dict[int, InputError] = {}
     for need in metric.needs.values():
         for i, result in enumerate(chunk.features.get(need, ())):
-            if isinstance(result, InputError):
+            if isinstance(result, InputError) and not _spare(need):
                 errors.setdefault(i, result)
     return [i for i in range(len(chunk.samples)) if i not in errors], errors
+
+
+def _spare(need: Feature) -> bool:
+    """Whether a row without this record feature lacks components alone."""
+    return need.optional and need.field == RECORD
+
+
+def _info_of(result: Extracted | InputError) -> Mapping[str, Any]:
+    """A record feature as a metric reads it."""
+    return {"error": result.note} if isinstance(result, InputError) else result.info
 
 
 def _cut_note(info: Mapping[str, Any]) -> str:

@@ -73,8 +73,10 @@ class Sample:
     nouns : tuple of str
         The text's nouns, for metrics that score each by itself.
     reference_images : tuple of images
+    source_attributes, target_attributes : tuple of str
+        What the source image shows, and what the target text asks for, as short texts.
     mask : image or None
-        Where the edit may change the image.
+        Where the edit may change the image: white.
     index : int
         Tells apart several images of one system for one item.
     meta : mapping
@@ -90,6 +92,8 @@ class Sample:
     references: tuple[str, ...] = ()
     reference_images: tuple[ImageLike, ...] = ()
     nouns: tuple[str, ...] = ()
+    source_attributes: tuple[str, ...] = ()
+    target_attributes: tuple[str, ...] = ()
     mask: ImageLike = None
     index: int = 0
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -116,11 +120,15 @@ class Feature:
         What else changes the feature, sorted by name. With the content's hash and the
         backbone's fingerprint, it makes the cache key.
     optional : bool
-        A row that lacks the field is still scored (its feature is empty).
+        A row that lacks the field is still scored: its feature is empty, and of a record
+        feature ``{"error": why}``.
     second : str or Feature or None
         For a feature of a pair: the field of its text; a record feature whose ``info`` has
         the texts under ``texts`` (questions that are read or generated); or, of a text, the
         feature of the row's image that it is seen with.
+    given_by : Feature or None
+        A record feature whose ``info`` has, under the field's name, what is taken in the
+        sample's place (attributes that a model writes).
     """
 
     kind: str
@@ -129,6 +137,7 @@ class Feature:
     params: Params = ()
     optional: bool = False
     second: str | Feature | None = None
+    given_by: Feature | None = None
 
     @property
     def several(self) -> bool:
@@ -141,7 +150,13 @@ class Feature:
         return self.kind in ("token_logprobs", "answer")
 
 
-SEVERAL = ("references", "reference_images", "nouns")
+SEVERAL = (
+    "references",
+    "reference_images",
+    "nouns",
+    "source_attributes",
+    "target_attributes",
+)
 """Fields of a sample that hold a tuple."""
 
 
@@ -157,10 +172,13 @@ def image_embedding(backbone: str, field: str = "image", **params: Any) -> Featu
     return Feature("image_embedding", backbone, field, tuple(sorted(params.items())))
 
 
-def text_embedding(backbone: str, field: str = "text", **params: Any) -> Feature:
+def text_embedding(
+    backbone: str, field: str = "text", *, given_by: Feature | None = None, **params: Any
+) -> Feature:
     """Request the embedding of a text field, unnormalised, shape (d,)."""
     given = {name: value for name, value in params.items() if value != ""}
-    return Feature("text_embedding", backbone, field, tuple(sorted(given.items())))
+    asked = tuple(sorted(given.items()))
+    return Feature("text_embedding", backbone, field, asked, given_by=given_by)
 
 
 def model_constant(backbone: str, name: str) -> Feature:
@@ -227,6 +245,8 @@ class Scores:
         signature.
     part_facts : mapping of str to mapping of str to str
         The same, for one component alone.
+    part_undefined : mapping of str to mapping of row to str
+        Rows on which one component alone has no value, and why.
     """
 
     value: Array
@@ -236,6 +256,7 @@ class Scores:
     evidence: Mapping[int, Any] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     part_facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    part_undefined: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
 
 Features = Mapping[str, Any]
