@@ -108,7 +108,8 @@ def summarize(
         Rows there were, the unscored included.
     statistic : {"mean", "median"}
     n_resamples, confidence, seed
-        Of the bootstrap; 2,000 resamples by default, 500 from 20,000 clusters on.
+        Of the bootstrap; 2,000 resamples by default, 500 from 20,000 clusters on; 0 gives no
+        interval.
 
     Returns
     -------
@@ -127,7 +128,7 @@ def summarize(
     codes = _codes(clusters, len(x))
     if n_resamples is None:
         n_resamples = N_RESAMPLES if codes.max() < MANY else N_RESAMPLES_MANY
-    if codes.max() == 0:
+    if codes.max() == 0 or n_resamples == 0:
         return Estimate(center, None, None, len(x), total, statistic)
     if statistic == "mean":
         low, high = _bootstrap_ratio(

@@ -177,12 +177,12 @@ class ScoreTable:
 
     def _save(self, target: Path) -> None:
         if target.suffix == ".parquet":
-            _replace(target, self._write_parquet)
+            replace_file(target, self._write_parquet)
         else:
             sep = "\t" if target.suffix == ".tsv" else ","
             # The sidecar first: a table without its signatures must never be seen.
-            _replace(_sidecar(target), lambda p: p.write_text(self._header(indent=1), "utf-8"))
-            _replace(target, lambda p: self.frame.to_csv(p, index=False, sep=sep))
+            replace_file(sidecar(target), lambda p: p.write_text(self._header(indent=1), "utf-8"))
+            replace_file(target, lambda p: self.frame.to_csv(p, index=False, sep=sep))
 
     @classmethod
     def load(cls, path: str | Path) -> ScoreTable:
@@ -307,7 +307,7 @@ def _compare_rows(
     )
 
 
-def _replace(target: Path, write: Callable[[Path], Any]) -> None:
+def replace_file(target: Path, write: Callable[[Path], Any]) -> None:
     """Write to a temporary file beside the target, sync it, rename it."""
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
     os.close(descriptor)
@@ -329,7 +329,8 @@ def _umask() -> int:
     return mask
 
 
-def _sidecar(path: Path) -> Path:
+def sidecar(path: Path) -> Path:
+    """The JSON file beside a CSV or TSV table."""
     return path.with_name(path.name + ".json")
 
 
@@ -346,9 +347,9 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 def _read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     import pandas as pd
 
-    sidecar = _sidecar(path)
-    if not sidecar.is_file():
-        raise ValueError(f"{sidecar.name}, which holds its signatures, is not beside it")
+    beside = sidecar(path)
+    if not beside.is_file():
+        raise ValueError(f"{beside.name}, which holds its signatures, is not beside it")
     strings = dict.fromkeys(
         ("system", "item", "image", "text", "metric", "status", "note", EVIDENCE), str
     )
@@ -359,4 +360,4 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         keep_default_na=False,
         na_values={"value": [""]},
     )
-    return frame, json.loads(sidecar.read_text("utf-8"))
+    return frame, json.loads(beside.read_text("utf-8"))
