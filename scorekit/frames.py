@@ -1,0 +1,70 @@
+"""Result tables in files: CSV, TSV, JSON lines, Parquet, LaTeX, Markdown; whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scorekit.table import replace_file
+from scorekit.types import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+TEXT_SUFFIXES = (".json", ".md", ".tex")
+
+
+def check_frame_path(path: Path, suffixes: tuple[str, ...] = DATA_SUFFIXES) -> None:
+    """Refuse a target before the work begins.
+
+    Raises
+    ------
+    UsageError
+        If the suffix is unknown, or the folder is missing or not writable.
+    """
+    if path.suffix not in suffixes:
+        raise UsageError(f"{path.name} must end in {', '.join(suffixes)}")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder")
+    if not path.parent.is_dir():
+        raise UsageError(f"no folder {path.parent} to write {path.name} into")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"the folder {path.parent} can't be written")
+
+
+def save_frame(frame: pd.DataFrame, path: Path) -> None:
+    """Write rows by the suffix of the file.
+
+    Raises
+    ------
+    UsageError
+        If the file can't be written.
+    """
+    writers: Mapping[str, Callable[[Path], Any]] = {
+        ".csv": lambda p: frame.to_csv(p, index=False),
+        ".tsv": lambda p: frame.to_csv(p, index=False, sep="\t"),
+        ".jsonl": lambda p: frame.to_json(p, orient="records", lines=True, force_ascii=False),
+        ".parquet": lambda p: frame.to_parquet(p, index=False),
+    }
+    _replace(path, writers[path.suffix])
+
+
+def save_text(text: str, path: Path) -> None:
+    """Write a text.
+
+    Raises
+    ------
+    UsageError
+        If the file can't be written.
+    """
+    _replace(path, lambda p: p.write_text(text, "utf-8"))
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    try:
+        replace_file(path, write)
+    except OSError as error:
+        raise UsageError(f"can't write {path}: {error.strerror or error}") from error

@@ -1,0 +1,258 @@
+"""A whole meta-evaluation: results, significance, raters, selection, complementarity, influence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scorekit.complementarity import (
+    Complementarity,
+    Influence,
+    complementarity,
+    influence,
+    metric_correlations,
+)
+from scorekit.correlation import STATISTICS, Statistic
+from scorekit.joined import Joined, MetricScores
+from scorekit.meta import (
+    DEFAULTS,
+    MetaOptions,
+    MetaResult,
+    comparable,
+    evaluate,
+    joined_by_dimension,
+    results_frame,
+    scale_kinds,
+)
+from scorekit.meta_choices import evaluate_groups, evaluate_preferences
+from scorekit.preferences import BestOfN, best_of_n
+from scorekit.raters import RaterSummary, summarize_raters
+from scorekit.significance import Ranked, rank_metrics, williams_test
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scorekit.ratings import RatingSet
+
+RANK_RESAMPLES = 1000
+FEWEST_ITEMS = 10
+"""Items below which combinations of metrics are not cross-validated."""
+
+
+@dataclass(frozen=True)
+class DimensionReport:
+    """What is said of one dimension beside the results.
+
+    Attributes
+    ----------
+    joined : Joined
+        The rows that went in.
+    statistic : str
+        By which metrics are ranked, combined, and raters held against each other.
+    ranked : Ranked or None
+        Metrics in falling order with significance clusters; None for a single metric.
+    williams : mapping of (str, str) to float
+        p-values of Williams' test of two metrics' Pearson correlations.
+    raters : RaterSummary or None
+        None where there is one rating a cell.
+    selection : mapping of str to BestOfN
+        What picking an item's best image by a metric gains; empty where items have one image.
+    correlations : mapping of (str, str) to float or None
+        Between metrics.
+    combined : Complementarity or None
+    influence : mapping of str to Influence
+    """
+
+    joined: Joined
+    statistic: Statistic
+    ranked: Ranked | None = None
+    williams: Mapping[tuple[str, str], float | None] = field(default_factory=dict)
+    raters: RaterSummary | None = None
+    selection: Mapping[str, BestOfN] = field(default_factory=dict)
+    correlations: Mapping[tuple[str, str], float | None] = field(default_factory=dict)
+    combined: Complementarity | None = None
+    influence: Mapping[str, Influence] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MetaReport:
+    """How metrics agree with a rating set.
+
+    Attributes
+    ----------
+    name, kind, source, licence, citation : str
+        Of the rating set.
+    results : tuple of MetaResult
+    dimensions : mapping of str to DimensionReport
+        Empty for preferences and groups.
+    notes : tuple of str
+        What a reader should know: the reader's own notes, unscored rows, turned signs.
+    signatures : mapping of str to str
+        Of the metrics that have one.
+    """
+
+    name: str
+    kind: str
+    source: str
+    licence: str
+    citation: str
+    results: tuple[MetaResult, ...]
+    dimensions: Mapping[str, DimensionReport]
+    notes: tuple[str, ...]
+    signatures: Mapping[str, str]
+
+    def frame(self) -> pd.DataFrame:
+        """The results as rows."""
+        return results_frame(self.results)
+
+
+def meta_evaluate(
+    scores: MetricScores,
+    ratings: RatingSet,
+    options: MetaOptions = MetaOptions(),  # noqa: B008
+    *,
+    extras: Sequence[str] = ("significance", "raters", "selection", "complementarity"),
+) -> MetaReport:
+    """Evaluate metrics against people.
+
+    Parameters
+    ----------
+    scores : MetricScores
+        See `scorekit.joined.read_scores` and `published_scores`.
+    ratings : RatingSet
+    options : MetaOptions
+    extras : sequence of str
+        Of ``significance``, ``raters``, ``selection``, ``complementarity``, ``influence``.
+
+    Raises
+    ------
+    UsageError
+        If the keys of scores and ratings don't fit, or a name is unknown.
+    """
+    dimensions: dict[str, DimensionReport] = {}
+    results: list[MetaResult] = []
+    if ratings.kind == "preferences":
+        results.extend(evaluate_preferences(scores, ratings, options))
+    elif ratings.kind == "groups":
+        results.extend(evaluate_groups(scores, ratings, options))
+    else:
+        kinds = scale_kinds(ratings)
+        for name, joined in joined_by_dimension(scores, ratings, options).items():
+            results.extend(evaluate(joined, options, scale=kinds[name]))
+            used = joined.only(comparable(joined, options))
+            dimensions[name] = _dimension(used, ratings, kinds[name], options, extras)
+    return MetaReport(
+        ratings.name,
+        ratings.kind,
+        ratings.source,
+        ratings.licence,
+        ratings.citation,
+        tuple(results),
+        dimensions,
+        (*ratings.notes, *_notes(results)),
+        {name: str(signature) for name, signature in scores.signatures.items()},
+    )
+
+
+def _dimension(
+    used: Joined, ratings: RatingSet, scale: str, options: MetaOptions, extras: Sequence[str]
+) -> DimensionReport:
+    statistic = _statistic(scale, options)
+    many = len(used.values) > 1
+    found: dict[str, Any] = {}
+    items, systems = used.items.astype(str), used.systems.astype(str)
+    if "significance" in extras and many:
+        found["ranked"] = rank_metrics(
+            used.values,
+            used.rating,
+            statistic,
+            items=items,
+            systems=systems,
+            scheme=options.scheme,
+            n_resamples=RANK_RESAMPLES,
+            seed=options.seed,
+        )
+        found["williams"] = _williams(used)
+    if "raters" in extras and ratings.pooling == "mean":
+        found["raters"] = _raters(used.dimension, ratings, scale, statistic, options)
+    if "selection" in extras and len(set(used.items)) < len(used):
+        found["selection"] = {
+            name: best_of_n(
+                values,
+                used.rating,
+                items,
+                n_resamples=options.n_resamples,
+                confidence=options.confidence,
+                seed=options.seed,
+            )
+            for name, values in used.values.items()
+        }
+    if "complementarity" in extras and many:
+        found["correlations"] = metric_correlations(used.values, statistic)
+        if len(set(used.items)) >= FEWEST_ITEMS:
+            found["combined"] = complementarity(
+                used.values,
+                used.rating,
+                items,
+                statistic,
+                n_resamples=min(options.n_resamples, 300),
+                confidence=options.confidence,
+                seed=options.seed,
+            )
+    if "influence" in extras:
+        found["influence"] = {
+            name: influence(values, used.rating, items, statistic)
+            for name, values in used.values.items()
+            if np.ptp(values[np.isfinite(values)]) > 0 and np.ptp(used.rating) > 0
+        }
+    return DimensionReport(used, statistic, **found)
+
+
+def _statistic(scale: str, options: MetaOptions) -> Statistic:
+    """What metrics are ranked by: the first correlation asked for, tau-b or AUROC by default."""
+    asked = [s for s in STATISTICS if s in options.statistics]
+    if asked:
+        return asked[0]
+    return "kendall_tau_b" if "kendall_tau_b" in DEFAULTS[scale] else "auroc"
+
+
+def _williams(used: Joined) -> dict[tuple[str, str], float | None]:
+    names = list(used.values)
+    return {
+        (a, b): williams_test(used.values[a], used.values[b], used.rating).p_value
+        for i, a in enumerate(names)
+        for b in names[i + 1 :]
+    }
+
+
+def _raters(
+    dimension: str, ratings: RatingSet, scale: str, statistic: Statistic, options: MetaOptions
+) -> RaterSummary | None:
+    matrix = ratings.matrix(dimension)
+    if len(matrix.raters) < 2 or np.isfinite(matrix.values).sum(axis=0).max() < 2:
+        return None
+    return summarize_raters(
+        matrix.values,
+        "nominal" if scale == "binary" else scale,  # type: ignore[arg-type]
+        "kendall_tau_b" if scale == "binary" else statistic,
+        items=matrix.cells["item"].to_numpy(str),
+        systems=matrix.cells["system"].to_numpy(str),
+        scheme=options.scheme,
+        n_resamples=min(options.n_resamples, 300),
+        confidence=options.confidence,
+        seed=options.seed,
+    )
+
+
+def _notes(results: Sequence[MetaResult]) -> list[str]:
+    notes = []
+    unscored = {(r.metric, r.dimension): r.n_unscored for r in results if r.n_unscored}
+    for (metric, dimension), n in unscored.items():
+        notes.append(f"{metric} did not score {n} of the rated rows of {dimension}")
+    flipped = list(dict.fromkeys(r.metric for r in results if r.flipped))
+    if flipped:
+        notes.append(f"lower is better, so the sign is turned: {', '.join(flipped)}")
+    return notes

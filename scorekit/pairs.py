@@ -1,0 +1,176 @@
+"""Pairs of rows that two scores order alike or not, counted for many weightings at once.
+
+A resample, a permutation and a left-out item are all weights of the same rows; so the rows are
+ranked once, and each weighting costs O(n log k), where k is the number of distinct values of one
+of the two scores. The counts are exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class _Level:
+    """Rows whose codes agree above a bit, split by that bit.
+
+    `ones` has the bit, `zeros` has not. A row of `ones` has beside it, of the zeros with the same
+    higher bits, those from `first` to `below` (x clearly lower) and from `above` to `last` (x
+    clearly higher), as positions in `zeros`.
+    """
+
+    zeros: Ints
+    ones: Ints
+    first: Ints
+    below: Ints
+    above: Ints
+    last: Ints
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of n rows with two values each; the weight of a pair is the product of its rows'.
+
+    A row is no pair with itself, whatever its weight.
+
+    Attributes
+    ----------
+    x, y : ndarray (n,)
+        Finite values.
+    eps : float
+        Values of x that differ by no more are tied.
+
+    Examples
+    --------
+    >>> pairs = Pairs(np.array([1.0, 2.0, 3.0]), np.array([1.0, 1.0, 2.0]), eps=1.0)
+    >>> one = np.ones((1, 3))
+    >>> pairs.concordant(one), pairs.discordant(one), pairs.both_tied(one)
+    (array([1.]), array([0.]), array([1.]))
+    """
+
+    x: Floats
+    y: Floats
+    eps: float = 0.0
+
+    @cached_property
+    def order(self) -> Ints:
+        """Rows by rising x."""
+        return np.argsort(self.x, kind="stable")
+
+    @cached_property
+    def _reach(self) -> tuple[Ints, Ints]:
+        """For each row in order, where the rows tied with it in x begin and end."""
+        return reach(self.x[self.order], self.eps)
+
+    @cached_property
+    def _codes(self) -> Ints:
+        return _codes(self.y)[self.order]
+
+    @cached_property
+    def _levels(self) -> list[_Level]:
+        code, n = self._codes, len(self.x)
+        low, high = self._reach
+        levels = []
+        for bit in range(int(code.max(initial=0)).bit_length()):
+            node = code >> (bit + 1)
+            by_node = np.argsort(node, kind="stable")
+            has = (code[by_node] >> bit & 1).astype(bool)
+            zeros, ones = by_node[~has], by_node[has]
+            keys, start = node[zeros] * n + zeros, node[ones] * n
+            first, below, above, last = (
+                np.searchsorted(keys, start + offset) for offset in (0, low[ones], high[ones], n)
+            )
+            levels.append(_Level(zeros, ones, first, below, above, last))
+        return levels
+
+    def net(self, weights: Floats) -> Floats:
+        """Concordant less discordant pairs (b,), for row weights (b, n)."""
+        w = weights[:, self.order]
+        total = np.zeros(len(w))
+        for at in self._levels:
+            sums = _prefix(w[:, at.zeros])
+            beside = sums[:, at.below] - sums[:, at.first] - sums[:, at.last] + sums[:, at.above]
+            total += np.einsum("bi,bi->b", w[:, at.ones], beside)
+        return total
+
+    def concordant(self, weights: Floats) -> Floats:
+        """Pairs that x and y order alike (b,)."""
+        w = weights[:, self.order]
+        total = np.zeros(len(w))
+        for at in self._levels:
+            sums = _prefix(w[:, at.zeros])
+            beside = sums[:, at.below] - sums[:, at.first]
+            total += np.einsum("bi,bi->b", w[:, at.ones], beside)
+        return total
+
+    def discordant(self, weights: Floats) -> Floats:
+        """Pairs that x and y order differently (b,)."""
+        return self.concordant(weights) - self.net(weights)
+
+    def both_tied(self, weights: Floats) -> Floats:
+        """Pairs of equal y whose x is tied (b,)."""
+        n, by_code = len(self.x), np.argsort(self._codes, kind="stable")
+        start = self._codes[by_code] * n
+        first = np.searchsorted(start + by_code, start + self._reach[0][by_code])
+        w = weights[:, self.order][:, by_code]
+        sums = _prefix(w)
+        tied: Floats = np.einsum("bi,bi->b", w, sums[:, :-1] - sums[:, first])
+        return tied
+
+
+def reach(ranked: Floats, eps: float) -> tuple[Ints, Ints]:
+    """For each of n rising values, where those within eps of it begin and end.
+
+    Two values are within eps if their difference, rounded as floats are, is at most eps: what a
+    comparison of the differences themselves finds.
+    """
+    n = len(ranked)
+    low = np.searchsorted(ranked, ranked - eps, side="left")
+    high = np.searchsorted(ranked, ranked + eps, side="right")
+    if eps > 0:
+        # The sums above are rounded as well, so a bound may be off by a few neighbours.
+        low, high = low.astype(np.intp), high.astype(np.intp)
+        while (more := (low > 0) & (ranked - ranked[np.maximum(low - 1, 0)] <= eps)).any():
+            low -= more
+        while (less := ranked - ranked[low] > eps).any():
+            low += less
+        while (more := (high < n) & (ranked[np.minimum(high, n - 1)] - ranked <= eps)).any():
+            high += more
+        while (less := ranked[high - 1] - ranked > eps).any():
+            high -= less
+    return low, high
+
+
+def tied_pairs(values: Floats, weights: Floats) -> Floats:
+    """Sum of the squared weights of each distinct value (b,), for row weights (b, n).
+
+    Of whole weights, (sum of squares - total) / 2 is the number of tied pairs.
+    """
+    order = np.argsort(values, kind="stable")
+    squares: Floats = np.square(group_sums(values[order], weights[:, order])).sum(axis=1)
+    return squares
+
+
+def group_sums(ranked: Floats, weights: Floats) -> Floats:
+    """Total weight (b, k) of each of the k distinct values of n ranked ones."""
+    starts = np.flatnonzero(np.append([True], ranked[1:] != ranked[:-1]))
+    return np.add.reduceat(weights, starts, axis=1)
+
+
+def _codes(values: Floats) -> Ints:
+    codes: Ints = np.unique(values, return_inverse=True)[1].reshape(-1)
+    return codes
+
+
+def _prefix(weights: Floats) -> Floats:
+    """Sums of the first 0, 1, ..., n weights (b, n + 1)."""
+    sums = np.zeros((len(weights), weights.shape[1] + 1))
+    np.cumsum(weights, axis=1, out=sums[:, 1:])
+    return sums
