@@ -21,6 +21,7 @@ from PIL import Image
 from scorekit.backbones.handle import BackboneHandle, BackboneInfo, get_handle
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
 from scorekit.cache import Cache, feature_key
+from scorekit.entities import only
 from scorekit.images import as_uint8, content_key, decode, read_bytes
 from scorekit.inputs import (
     IMAGE_FIELDS,
@@ -195,16 +196,19 @@ class FeatureRun:
         failed: dict[bytes, InputError] = {}
         if missing:
             image = decode(data) if data is not None else Image.fromarray(as_uint8(raw))
-            done: dict[Feature, Any] = {}
+            done: dict[Ask, Any] = {}
             for feature, text in missing:
-                same = _same_batch(feature)
+                region = text if feature.of_regions else None
+                same = _same_batch(feature), region
                 if same not in done:  # image and source_image of one file share their work
-                    done[same] = self._prepare(feature, image)
+                    part = image if region is None else only(image, region)
+                    done[same] = self._prepare(feature, part)
                 first = done[same]
                 if isinstance(first, InputError):
                     failed[keys[feature, text]] = first
                 else:
-                    prepared[feature, text] = first if text is None else Pair(first, text)
+                    single = text is None or region is not None
+                    prepared[feature, text] = first if single else Pair(first, text)
         return ImageWork(keys, found, prepared, failed)
 
     def _prepare(self, feature: Feature, image: Image.Image) -> Any:
@@ -364,6 +368,8 @@ class FeatureRun:
         """A feature that the backbone makes of the samples themselves."""
         name = str(feature.backbone)
         model = self.handles[name].model()
+        if not hasattr(model, "content_of"):
+            raise UsageError(f"{name} gives no {feature.kind.replace('_', ' ')}")
         out: list[RowResult | None] = [None] * len(samples)
         rows: dict[bytes, list[int]] = {}
         batch: dict[bytes, Any] = {}

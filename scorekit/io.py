@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from scorekit.entities import with_mask_paths
 from scorekit.folders import (
     IMAGE_SUFFIXES,
     Folder,
@@ -224,6 +225,7 @@ def _more_columns(table: Table, base: str) -> dict[str, list[Any]]:
         "target_attributes": lambda: table.texts("target_attributes", "|"),
         "reference_images": lambda: table.image_lists("reference_images", base),
         "mask": lambda: table.images("mask", base),
+        "entities": lambda: [with_mask_paths(c, base) for c in table.columns["entities"]],
     }
     columns = {name: read() for name, read in readers.items() if name in table}
     return {**columns, "meta": table.meta()}

@@ -36,6 +36,7 @@ COLUMNS = (
     "source_attributes",
     "target_attributes",
     "mask",
+    "entities",
     "index",
 )
 """The columns with a meaning; all others are kept in `scorekit.Sample.meta`."""
@@ -188,6 +189,24 @@ def read_table(path: PathLike) -> Table:
     if not len(table):
         raise UsageError(f"{path} has no rows")
     return Table(path, _with_standard_names(table.columns), table.places)
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file.
+
+    Raises
+    ------
+    UsageError
+        If it can't be read, with the line where it is no JSON; or a key is there twice.
+    """
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_unique_keys)
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"can't read {path}: {error}") from None
 
 
 def require(table: Table, *alternatives: str) -> None:

@@ -46,6 +46,7 @@ STATUSES: Mapping[str, str] = {
     "empty_text": "the prompt is empty",
     "invalid_text": "not a text, or not valid Unicode",
     "text_too_long": "longer than the model reads, and --long-text error was asked for",
+    "invalid_region": "a box or mask that does not fit its image",
     "missing_input": "the metric needs a column that this row lacks (source image, references)",
     "undefined": "the formula has no value here (0/0 and the like)",
     "failed": "the model failed on this row",
@@ -77,6 +78,8 @@ class Sample:
         What the source image shows, and what the target text asks for, as short texts.
     mask : image or None
         Where the edit may change the image: white.
+    entities : list of mappings, or the same as JSON, or None
+        What the text speaks of, and boxes or masks of it: see `scorekit.entities.entities_of`.
     index : int
         Tells apart several images of one system for one item.
     meta : mapping
@@ -95,6 +98,7 @@ class Sample:
     source_attributes: tuple[str, ...] = ()
     target_attributes: tuple[str, ...] = ()
     mask: ImageLike = None
+    entities: Any = None
     index: int = 0
     meta: Mapping[str, Any] = field(default_factory=dict)
 
@@ -125,7 +129,8 @@ class Feature:
     second : str or Feature or None
         For a feature of a pair: the field of its text; a record feature whose ``info`` has
         the texts under ``texts`` (questions that are read or generated); or, of a text, the
-        feature of the row's image that it is seen with.
+        feature of the row's image that it is seen with. Of an image embedding, the texts are
+        regions of the image, and each is embedded with all else black.
     given_by : Feature or None
         A record feature whose ``info`` has, under the field's name, what is taken in the
         sample's place (attributes that a model writes).
@@ -143,6 +148,11 @@ class Feature:
     def several(self) -> bool:
         """Whether a row has a list of these rather than one."""
         return self.field in SEVERAL or self.second in SEVERAL or isinstance(self.second, Feature)
+
+    @property
+    def of_regions(self) -> bool:
+        """Whether it is the embedding of parts of an image, each by itself."""
+        return self.kind == "image_embedding" and isinstance(self.second, Feature)
 
     @property
     def ragged(self) -> bool:

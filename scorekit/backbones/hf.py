@@ -44,6 +44,10 @@ def kind_of(config: dict[str, Any]) -> str:
         return "clip_flant5"
     if architecture.endswith("ForImageTextRetrieval"):
         return "hf_blip2"
+    if kind in ("owlvit", "owlv2", "grounding-dino"):
+        return "hf_detector"
+    if kind in ("vit", "dinov2", "dinov3_vit"):
+        return "hf_vision"
     if kind in ("instructblip", "blip-2"):
         return "hf_blip_vlm"
     if kind in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:

@@ -16,10 +16,12 @@ DataType = Literal["fp32", "fp16", "bf16"]
 Quantize = Literal["none", "int8"]
 Resize = Literal["exact", "fast"]
 _NOT_PATHS = ("openai",)
-_WORDS = (("questions", "meta"),)
+_WORDS = (("questions", "meta"), ("entities", "column"), ("attributes", "columns"))
 """Names that are no file even where a file of that name lies in the working folder."""
-_NESTED = ("ask",)
+_NESTED = ("ask", "describe")
 """Families whose name is another backbone."""
+_WITH_FILE = ("open_clip", "pixels")
+"""Families of ``NAME/FILE``, a model and its weights."""
 LongText = Literal["truncate", "error", "window"]
 
 
@@ -134,7 +136,7 @@ class BackboneSpec:
         if self.family in _NESTED:
             return f"{self.family}/{BackboneSpec.parse(self.name).label}"
         head, sep, tail = self.name.partition("/")
-        if self.family == "open_clip" and sep and _is_local(tail):
+        if self.family in _WITH_FILE and sep and _is_local(tail):
             return f"{self.family}/{head}/{Path(tail).name}"
         if _is_local(self.name):
             return f"{self.family}/{Path(self.name).name}"
@@ -149,7 +151,7 @@ def _absolute(family: str, name: str) -> str:
         inner, _, rest = name.partition(":")
         return f"{inner}:{_absolute(inner, rest)}"
     head, sep, tail = name.partition("/")
-    if family == "open_clip" and sep and _is_local(tail):
+    if family in _WITH_FILE and sep and _is_local(tail):
         return f"{head}/{_expand(tail)}"
     return str(_expand(name)) if _is_local(name) else name
 
