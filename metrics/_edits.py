@@ -31,7 +31,7 @@ def locality(changes: Sequence[Mapping[str, Any]]) -> tuple[Array, dict[int, str
         rows without a value, and why: no mask, no change at all, images of different sizes.
     """
     missing = {i: change["error"] for i, change in enumerate(changes) if "error" in change}
-    return np.array([change.get("locality", np.nan) for change in changes], float), missing
+    return np.array([change.get("locality", 0.0) for change in changes], float), missing
 
 
 def edit_scores(

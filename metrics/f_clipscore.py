@@ -37,6 +37,7 @@ class FCLIPScore(WordMetric):
     name = "f_clipscore"
     title = "F-CLIPScore"
     version = 1
+    # Of the defaults: the lowest word of mode most_negative may speak for the text.
     range = (float("-inf"), 0.0)
     lower_is_better_parts = frozenset({"misaligned"})
 

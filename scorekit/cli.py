@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from scorekit import attributes_cli, data_cli, meta_cli, rank_cli, sentinels_cli
 from scorekit.types import UsageError
 
 EXIT_FAILED_ROWS = 1
@@ -28,6 +29,11 @@ cache_app = typer.Typer(help="Look at or empty the feature cache.", no_args_is_h
 scenes_app = typer.Typer(help="Procedural scenes with known truth.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 app.add_typer(scenes_app, name="scenes")
+app.add_typer(data_cli.app, name="data")
+app.command("attributes")(attributes_cli.attributes)
+app.command("rank")(rank_cli.rank)
+app.command("meta")(meta_cli.meta)
+app.command("sentinels")(sentinels_cli.sentinels)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 CacheDir = Annotated[
@@ -44,6 +50,13 @@ CalibrationFile = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Dtype = Annotated[str, typer.Option(help="fp32, fp16 or bf16, for the model.")]
+Resize = Annotated[
+    str,
+    typer.Option(
+        help="exact (PIL) or fast (torch on uint8: a level of 255 off in 0.4% of values)."
+    ),
+]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no features.")]
 
 
@@ -124,16 +137,11 @@ def score(
         typer.Option("-o", "--out", metavar="FILE", help="Write the table: .parquet, .csv, .tsv."),
     ] = None,
     device: Device = "auto",
-    dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16, for the model.")] = "fp32",
+    dtype: Dtype = "fp32",
     quantize: Annotated[
         str, typer.Option(help="none or int8: a vision-language model's weights.")
     ] = "none",
-    resize: Annotated[
-        str,
-        typer.Option(
-            help="exact (PIL) or fast (torch on uint8: a level of 255 off in 0.4% of values)."
-        ),
-    ] = "exact",
+    resize: Resize = "exact",
     long_text: Annotated[
         str, typer.Option(help="Texts over the model's limit: truncate, error or window.")
     ] = "truncate",
@@ -254,6 +262,8 @@ def explain(
     unit: Annotated[str, typer.Option(help="What eps is of: raw, scaled or z.")] = "raw",
     calibration: CalibrationFile = None,
     device: Device = "auto",
+    dtype: Dtype = "fp32",
+    resize: Resize = "exact",
     cache: CacheDir = None,
     no_cache: NoCache = False,
     json_: Json = False,
@@ -281,7 +291,12 @@ def explain(
         eps=eps,
         unit=_one_of("--unit", unit, "raw", "scaled", "z"),  # type: ignore[arg-type]
         calibration=calibration,
-        options=RunOptions(device=device, cache=_cache(cache, no_cache)),
+        options=RunOptions(
+            device=device,
+            dtype=dtype,  # type: ignore[arg-type]
+            resize=resize,  # type: ignore[arg-type]
+            cache=_cache(cache, no_cache),
+        ),
     )
     if heatmap is not None or html is not None:
         picture = Image.fromarray(as_uint8(image))
@@ -318,6 +333,8 @@ def calibrate(
         typer.Option(metavar="P", help="The most recall at this precision (default: best F1)."),
     ] = None,
     device: Device = "auto",
+    dtype: Dtype = "fp32",
+    resize: Resize = "exact",
     cache: CacheDir = None,
     no_cache: NoCache = False,
     json_: Json = False,
@@ -342,7 +359,12 @@ def calibrate(
             backbone=backbone,
             unit=_one_of("--unit", unit, "raw", "scaled", "z"),  # type: ignore[arg-type]
             min_precision=min_precision,
-            options=RunOptions(device=device, cache=_cache(cache, no_cache)),
+            options=RunOptions(
+                device=device,
+                dtype=dtype,  # type: ignore[arg-type]
+                resize=resize,  # type: ignore[arg-type]
+                cache=_cache(cache, no_cache),
+            ),
             progress=advance,
         )
     save_calibration(out, fitted.calibration)
@@ -511,6 +533,31 @@ def scenes_make(
         raise UsageError(str(error)) from None
     print(f"{n} prompts x {len(names)} systems in {folder}; score them with")
     print(f"  scorekit score {folder} --backbone scenes-clip")
+
+
+@scenes_app.command("edits")
+def scenes_edits(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write.")],
+    n: Annotated[int, typer.Option("--n", help="Edits, the kinds in turn.")] = 500,
+    kinds: Annotated[
+        str, typer.Option(help="What is asked for.")
+    ] = "recolour,reshape,resize,add,remove,move",
+    seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
+    size: Annotated[int, typer.Option(help="Side in pixels.")] = 224,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what an earlier call made in DIR.")
+    ] = False,
+) -> None:
+    """Draw edits: sources, right and wrong edits of them, masks, and the table edits.jsonl."""
+    from scorekit.scenes.make_edits import make_edits
+
+    names = tuple(name.strip() for name in kinds.split(",") if name.strip())
+    try:
+        made = make_edits(folder, n, kinds=names, seed=seed, size=size, overwrite=overwrite)
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from None
+    print(f"{n} edits, each with its sentinels, in {folder}; rank them with")
+    print(f"  scorekit sentinels {made.table} -m clipscore -m clip_i --backbone scenes-clip")
 
 
 def _cache(folder: Path | None, off: bool) -> Path | bool | None:

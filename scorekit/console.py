@@ -127,12 +127,13 @@ def print_scores(table: ScoreTable, out: Path | None) -> None:
     for info in table.metrics.values():
         if info.headline:
             console.print(escape(str(info.signature)), soft_wrap=True)
-    _print_failures(table)
+    print_failures(table)
     if out is not None:
         console.print(f"{len(table)} rows in {escape(str(out))}")
 
 
-def _print_failures(table: ScoreTable) -> None:
+def print_failures(table: ScoreTable) -> None:
+    """Say on the error stream which rows were not scored."""
     failures = table.failures()
     if failures.empty:
         return

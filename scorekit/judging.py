@@ -166,12 +166,15 @@ class Prompt:
         The wanted form of the reply, for the repair.
     read : callable
         Turns a reply into the judgement's ``info``, or raises `ReplyError`.
+    who : str
+        Who replies, for messages.
     """
 
     text: str
     images: tuple[ImageLike, ...]
     form: str
     read: Callable[[str], Info]
+    who: str = "the judge"
 
 
 def judgement(backbone: str, **params: Any) -> Feature:
@@ -308,7 +311,7 @@ def converse(
     try:
         return {**prompt.read(reply), "repaired": True}
     except ReplyError as error:
-        note = f"the judge's reply could not be read: {error} (it said {excerpt(reply)})"
+        note = f"{prompt.who}'s reply could not be read: {error} (it said {excerpt(reply)})"
     raise InputError("failed", note)
 
 

@@ -6,12 +6,11 @@ ICCV 2023, arXiv:2303.11897), and a plain table.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from scorekit.prompts import ALIASES, Table, read_table, require
+from scorekit.prompts import ALIASES, Table, read_json, read_table, require
 from scorekit.questions import Question, faults_of, squeezed, without_faults, without_zero
 from scorekit.types import PathLike, UsageError
 
@@ -185,14 +184,7 @@ def _form_of(table: Table) -> QuestionForm:
 def _read(path: Path) -> Table:
     if path.suffix.lower() != ".json":
         return read_table(path)
-    try:
-        found = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"can't read {path}: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"can't read {path}: {error}") from None
+    found = read_json(path)
     if not isinstance(found, list) or not found:
         raise UsageError(f"{path} is no JSON list of questions")
     for number, each in enumerate(found, 1):

@@ -15,13 +15,11 @@ import numpy as np
 import pytest
 
 from scorekit.registry import METRICS, load_metric
-from scorekit.types import Extracted, Sample, Scores, UsageError
+from scorekit.types import Extracted, Scores, UsageError
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 CARDS = ROOT / "metrics"
-MANY = {f.name for f in dataclasses.fields(Sample) if f.default == ()}
-"""Fields that hold a tuple: their features are a list of arrays."""
 
 
 def golden(name: str) -> dict[str, Any]:
@@ -64,8 +62,8 @@ def features_of(metric: Any, case: dict[str, Any], rows: list[int] | None = None
             ]
         elif feature.several and feature.ragged:
             features[name] = [[np.asarray(a, dtype=np.float32) for a in row] for row in given]
-        elif feature.ragged or feature.field in MANY:
-            features[name] = [np.asarray(g, dtype=np.float32) for g in given]
+        elif feature.ragged or feature.several:
+            features[name] = [None if g is None else np.asarray(g, np.float32) for g in given]
         else:
             features[name] = np.asarray(given, dtype=np.float32)
     return features
@@ -167,7 +165,7 @@ def test_torch_gives_the_same_with_a_finite_gradient(name: str, case: dict[str, 
     features = {
         key: tensor(value)
         if isinstance(value, np.ndarray)
-        else [tensor(v) for v in value]
+        else [None if v is None else tensor(v) for v in value]
         if isinstance(value, list) and isinstance(value[0], np.ndarray)
         else value
         for key, value in arrays.items()
@@ -234,7 +232,11 @@ def test_backbone_reaches_every_feature(name: str) -> None:
     before = {feature.backbone for feature in cls().needs.values()}
     needs = cls().with_backbone("hf:some/other").needs.values()
     # What only reads a file (questions) is no model, and stays.
-    kept = {backbone for backbone in before if str(backbone).startswith("questions:")}
+    kept = {
+        backbone
+        for backbone in before
+        if str(backbone).startswith(("questions:", "entities:", "pixels:"))
+    }
     assert {feature.backbone for feature in needs} <= {"hf:some/other", None, *kept}
     assert "hf:some/other" in {feature.backbone for feature in needs}
 

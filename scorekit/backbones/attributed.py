@@ -68,8 +68,9 @@ class Attributor:
                     "the tokenizer's tokens can't be told apart in the text: no token attribution"
                 )
             read.append((i, Read(pair, tokens.ids, spans, tokens.full_length)))
-        # Texts of like length go together: the padding of a batch is computed as well.
-        read.sort(key=lambda each: len(each[1].ids))
+        # Texts of like length go together, since the padding of a batch is computed as well; and
+        # a text that several images share is gone through once in a batch.
+        read.sort(key=lambda each: (len(each[1].ids), each[1].ids))
         done = self.model.each([each for _, each in read], self._batch, size)
         for (i, _), result in zip(read, done, strict=True):
             out[i] = result

@@ -31,6 +31,8 @@ class Layer:
         Of (..., d); `out` projects the attention's output, scaled where the layer scales it.
     qkv
         (..., d) to queries, keys and values (..., d).
+    kv
+        The same without the queries.
     mlp_scale
         Of the second branch.
     heads
@@ -39,6 +41,7 @@ class Layer:
 
     norm: Module
     qkv: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+    kv: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
     out: Module
     mlp_norm: Module
     mlp: Module
@@ -130,26 +133,34 @@ def attribute(
         If the tower has fewer layers.
     """
     check_last(tower, last)
+    # A text that several images share is gone through once; from there on each pair has a row.
+    texts = list(dict.fromkeys(map(tuple, ids)))
+    number = {text: k for k, text in enumerate(texts)}
+    own = torch.tensor([number[tuple(row)] for row in ids], device=images.device)
+    padded = torch.full((len(texts), max(map(len, texts))), pad, dtype=torch.long)
+    for k, text in enumerate(texts):
+        padded[k, : len(text)] = torch.tensor(text)
     ends = torch.tensor([len(row) - 1 for row in ids], device=images.device)
-    width = int(ends.max()) + 1
-    padded = torch.full((len(ids), width), pad, dtype=torch.long)
-    for k, own in enumerate(ids):
-        padded[k, : len(own)] = torch.tensor(own)
+    looked_at = tower.layers[-last:]
     with torch.no_grad():
         x = tower.embed(padded.to(images.device))
-        first, looked_at = tower.layers[:-last], tower.layers[-last:]
-        for layer in first:
+        for layer in tower.layers[:-last]:
             x = whole_layer(layer, x)[0]
-        start = x[torch.arange(len(ids)), ends]
+        start = x[own, ends]
         stored = []
-        for layer in looked_at:
+        for layer in looked_at[:-1]:
             x, keys, values = whole_layer(layer, x)
             stored.append((keys, values))
+        # Of the last layer, only the end token's row goes anywhere.
+        keys, values = (
+            looked_at[-1].split(part) for part in looked_at[-1].kv(looked_at[-1].norm(x))
+        )
+        stored.append((keys, values))
     with torch.enable_grad():
         row = start.detach().requires_grad_()
         kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for layer, (keys, values) in zip(looked_at, stored, strict=True):
-            row, weights, z, seen = end_row(layer, row, keys, values, ends)
+            row, weights, z, seen = end_row(layer, row, keys[own], values[own], ends)
             kept.append((weights, z, seen))
         texts = tower.project(row)
         exact = torch.promote_types(texts.dtype, torch.float32)
@@ -287,6 +298,7 @@ def transformers_layers(layers: Any) -> tuple[Layer, ...]:
         Layer(
             norm=layer.layer_norm1,
             qkv=separate_qkv(layer.self_attn),
+            kv=separate_kv(layer.self_attn),
             out=layer.self_attn.out_proj,
             mlp_norm=layer.layer_norm2,
             mlp=layer.mlp,
@@ -303,6 +315,7 @@ def open_clip_layers(blocks: Any) -> tuple[Layer, ...]:
         Layer(
             norm=block.ln_1,
             qkv=packed_qkv(block.attn),
+            kv=packed_kv(block.attn),
             out=chained(block.attn.out_proj, block.ls_1),
             mlp_norm=block.ln_2,
             mlp=block.mlp,
@@ -325,5 +338,16 @@ def separate_qkv(attention: Any) -> Any:
     return lambda x: (attention.q_proj(x), attention.k_proj(x), attention.v_proj(x))
 
 
+def separate_kv(attention: Any) -> Any:
+    return lambda x: (attention.k_proj(x), attention.v_proj(x))
+
+
 def packed_qkv(attention: Any) -> Any:
     return lambda x: F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
+
+
+def packed_kv(attention: Any) -> Any:
+    d = attention.embed_dim
+    return lambda x: F.linear(x, attention.in_proj_weight[d:], attention.in_proj_bias[d:]).chunk(
+        2, dim=-1
+    )

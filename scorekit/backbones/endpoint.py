@@ -15,6 +15,7 @@ import os
 import string
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from scorekit.backbones.files import short_hash
 from scorekit.backbones.handle import BackboneInfo
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
 from scorekit.images import as_uint8, content_key, decode, read_bytes
-from scorekit.judging import Message, converse, fill, prompt_of
+from scorekit.judging import Message, Prompt, converse, fill, prompt_of
 from scorekit.presets import Preset, preset_named
 from scorekit.questions import YES_NO, Question
 from scorekit.types import Extracted, Feature, ImageLike, InputError, Pair, Sample, UsageError
@@ -127,11 +128,28 @@ class Endpoint:
         }
         if feature.kind not in asked:
             raise _no_such(feature)
-        params = dict(feature.params)
+        return self._each(partial(asked[feature.kind], dict(feature.params)), inputs)
+
+    def converse(
+        self, prompts: Sequence[Prompt], *, max_tokens: int, max_side: int = 0
+    ) -> list[Extracted | InputError]:
+        """What the model says to prompts with images; see `scorekit.judging.converse`.
+
+        Raises
+        ------
+        UsageError
+            As `extract`.
+        """
+        return self._each(partial(self._converse, max_tokens, max_side), prompts)
+
+    def _each(
+        self, ask: Callable[[Any], Extracted], inputs: Sequence[Any]
+    ) -> list[Extracted | InputError]:
+        """Ask about several inputs at a time; the results stand in their order."""
 
         def one(given: Any) -> Extracted | InputError:
             try:
-                return asked[feature.kind](params, given)
+                return ask(given)
             except InputError as error:
                 return error
 
@@ -145,11 +163,14 @@ class Endpoint:
 
     def _judge(self, params: Mapping[str, Any], sample: Sample) -> Extracted:
         """One row's judgement; its ``info`` is what `scorekit.judging` made of the reply."""
-        prompt = prompt_of(params, sample)
-        urls = [image_url(image, params.get("max_side", 0)) for image in prompt.images]
+        max_tokens, max_side = params.get("max_tokens", MAX_TOKENS), params.get("max_side", 0)
+        return self._converse(max_tokens, max_side, prompt_of(params, sample))
+
+    def _converse(self, max_tokens: int, max_side: int, prompt: Prompt) -> Extracted:
+        urls = [image_url(image, max_side) for image in prompt.images]
 
         def ask(messages: list[Message]) -> str:
-            return self._text(messages, params.get("max_tokens", MAX_TOKENS))
+            return self._text(messages, max_tokens)
 
         return Extracted(_EMPTY, converse(prompt, [_message(prompt.text, urls)], ask))
 

@@ -19,7 +19,7 @@ from scorekit.backbones.handle import BackboneInfo, states_of
 from scorekit.backbones.hf_dual import without_history
 from scorekit.backbones.loading import load_model, quantize
 from scorekit.backbones.spec import BackboneOptions
-from scorekit.backbones.vlm import Asked, VisionLanguage
+from scorekit.backbones.vlm import Asked, VisionLanguage, square
 from scorekit.presets import PRESET_OF_TYPE, PRESETS_HASH, Preset, preset_named
 from scorekit.types import Array, InputError, UsageError
 
@@ -258,15 +258,68 @@ class PlainVlm(VisionLanguage):
                 made[name] = torch.cat([value, value.new_zeros((1, len(said)))], dim=1)
             elif whole and name.endswith(("_mask", "_ids")):
                 made[name] = torch.cat([value, *[value[:, -1:]] * len(said)], dim=1)
-        moved = {
+        self._forget_positions()
+        moved = self._on_device(made)
+        logits = self.model(**moved, use_cache=False).logits[0, length - 1 :].float()
+        return torch.log_softmax(logits, dim=-1)
+
+    def _on_device(self, made: dict[str, Any]) -> dict[str, Any]:
+        return {
             name: value.to(self.device, self.dtype if value.is_floating_point() else None)
             if torch.is_tensor(value)
             else value
             for name, value in made.items()
         }
-        self._forget_positions()
-        logits = self.model(**moved, use_cache=False).logits[0, length - 1 :].float()
-        return torch.log_softmax(logits, dim=-1)
+
+    @torch.inference_mode()
+    def reply(self, image: Image.Image, text: str, *, max_new_tokens: int, **decoding: Any) -> str:
+        """What the model says to a text about an image.
+
+        Parameters
+        ----------
+        image : PIL image
+        text : str
+            Put into the model's own template.
+        max_new_tokens : int
+            The reply is cut there, or where the model's context ends.
+        **decoding
+            Further arguments of transformers' ``generate``.
+
+        Raises
+        ------
+        InputError
+            ``text_too_long`` if there is no room for a reply, ``invalid_text`` if a control
+            token is in the text, ``failed`` if the model fails.
+        UsageError
+            If one reply alone does not fit into the device's memory.
+        """
+        template = self._probed()
+        self._check_words(Asked(None, text, (), False, False, template))
+        shown = square(image, self.mean_colour()) if template.square else image
+        try:
+            made = self._process(shown, self.render(template, text, with_image=True))
+            made.pop("labels", None)
+            length = int(made["input_ids"].shape[1])
+            if length >= self.limit:
+                note = f"the prompt has {length} tokens, the model reads {self.limit}"
+                raise InputError("text_too_long", note)
+            self._forget_positions()
+            ids = self.model.generate(
+                **self._on_device(made),
+                max_new_tokens=min(max_new_tokens, self.limit - length),
+                pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
+                **decoding,
+            )[0, length:]
+        except torch.OutOfMemoryError:
+            raise UsageError(
+                "one reply alone does not fit into the device's memory; try --dtype bf16 or "
+                "--device cpu"
+            ) from None
+        except (UsageError, InputError):
+            raise
+        except Exception as error:
+            raise InputError("failed", f"{type(error).__name__}: {error}") from error
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     @torch.inference_mode()
     def _plainly(self, question: Asked) -> list[Array] | InputError:

@@ -133,7 +133,7 @@ def answer(
     return drawn, faults
 
 
-def _check(out: Path, n: int, systems: Sequence[str], size: int) -> None:
+def _check_systems(systems: Sequence[str]) -> None:
     unknown = [name for name in systems if name not in SYSTEMS]
     if unknown:
         raise ValueError(f"unknown system {unknown[0]!r}; one of {', '.join(SYSTEMS)}")
@@ -141,16 +141,16 @@ def _check(out: Path, n: int, systems: Sequence[str], size: int) -> None:
         raise ValueError(f"no system was given; one or more of {', '.join(SYSTEMS)}")
     if len(set(systems)) < len(systems):
         raise ValueError(f"a system was given twice: {', '.join(systems)}")
+
+
+def prepare_folder(out: Path, table: str, n: int, size: int, overwrite: bool) -> None:
+    """Check what is to be written, and remove what an earlier run wrote, and nothing else."""
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}")
     if size < 16:
         raise ValueError(f"size must be at least 16 pixels, not {size}")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file, not a folder")
-
-
-def _clear(out: Path, overwrite: bool) -> None:
-    """Remove what an earlier run wrote, and nothing else."""
     if not out.exists() or not any(out.iterdir()):
         return
     if not overwrite:
@@ -162,7 +162,14 @@ def _clear(out: Path, overwrite: bool) -> None:
         if image.suffix == ".png" and image.is_relative_to(out.resolve()):
             image.unlink(missing_ok=True)
     (out / TRUTH).unlink()
-    (out / PROMPTS).unlink(missing_ok=True)
+    (out / table).unlink(missing_ok=True)
+
+
+def write_jsonl(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Write records, one a line."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for record in records:
+            file.write(json.dumps(record) + "\n")
 
 
 def make(
@@ -206,8 +213,8 @@ def make(
         folder is not empty and not `overwrite`, or holds files that are not this function's.
     """
     out = Path(out_dir)
-    _check(out, n, systems, size)
-    _clear(out, overwrite)
+    _check_systems(systems)
+    prepare_folder(out, PROMPTS, n, size, overwrite)
     rows: list[tuple[str, str, str, str]] = []
     records: list[dict[str, Any]] = []
     broken = dict.fromkeys(systems, 0)
@@ -226,9 +233,7 @@ def make(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(rows)
-    with (out / TRUTH).open("w", encoding="utf-8", newline="\n") as file:
-        for record in records:
-            file.write(json.dumps(record) + "\n")
+    write_jsonl(out / TRUTH, records)
     return Made(out / PROMPTS, out / TRUTH, len(rows), broken)
 
 
