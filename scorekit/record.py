@@ -10,7 +10,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("scorekit", "torch", "transformers", "open_clip_torch", "numpy", "pillow", "scipy")
+PACKAGES = (
+    "scorekit",
+    "torch",
+    "transformers",
+    "open_clip_torch",
+    "numpy",
+    "pillow",
+    "scipy",
+    "scikit-learn",
+    "scikit-image",
+    "torchmetrics",
+)
 
 
 def run_record(
