@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scorekit.cli_options import Json
 from scorekit.types import UsageError
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Sets of human ratings: list, fetch, verify.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Folder = Annotated[
     Path | None,
     typer.Option("--to", metavar="DIR", help="Data folder (default: $SCOREKIT_DATA)."),

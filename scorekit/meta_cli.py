@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from scorekit.cli_options import Json
 from scorekit.types import UsageError
 
 EXTRAS = ("significance", "raters", "selection", "complementarity")
@@ -81,7 +82,7 @@ def meta(
             "repeatable.",
         ),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    json_: Json = False,
 ) -> None:
     """Hold metrics against human ratings: correlations with intervals, ranks, ceilings.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scorekit.cli_options import Json
 from scorekit.types import UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def rank(
         Path | None,
         typer.Option("-o", "--out", metavar="FILE", help="Write .csv, .tsv, .jsonl or .parquet."),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    json_: Json = False,
 ) -> None:
     """Choose the best of n images of each item, with the margin to the next and with ties.
 
