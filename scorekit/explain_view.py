@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import asdict
 from html import escape as html_escape
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,7 @@ UP = ((250, 250, 250), (199, 234, 229), (128, 205, 193), (53, 151, 143), (1, 102
 BAR = 8
 SMALLEST, LARGEST, EMBEDDED = 320, 1024, 320
 _GAP, _LEGEND = 8, 62
+_NOTE = 300
 _COLUMNS = ("word", "attribution", "scaled", "z", "rank", "", "")
 
 
@@ -66,6 +68,11 @@ def _pieces(found: Explanation) -> Iterator[tuple[str, Word | None, float]]:
     yield found.text[done:], None, 0.0
 
 
+def _notes(found: Explanation) -> list[str]:
+    """The notes, a long one cut: it may name each word behind the model's limit."""
+    return [shorten(note, _NOTE, placeholder=" …") for note in found.notes]
+
+
 # Terminal -----------------------------------------------------------------------------------
 
 
@@ -80,7 +87,7 @@ def print_explanation(found: Explanation, console: Console) -> None:
     console.print(caption_of(found), soft_wrap=True)
     console.print(words_table(found, console))
     console.print(escape(rule_of(found)), soft_wrap=True)
-    for note in found.notes:
+    for note in _notes(found):
         console.print(f"note: {escape(note)}", soft_wrap=True)
     for signature in found.signatures.values():
         console.print(escape(signature), soft_wrap=True, style="dim")
@@ -153,19 +160,22 @@ img {{ max-width: 100%; image-rendering: auto; display: block; margin: 1rem 0 }}
 .caption span {{ padding: .1em .2em; border-radius: .2em }}
 .flagged {{ text-decoration: underline wavy #b2182b; text-underline-offset: .25em }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
+.scores b, td, th {{ white-space: nowrap }}
+td:first-child {{ white-space: normal }}
+.wide {{ overflow-x: auto }}
 td, th {{ padding: .15rem .8rem .15rem 0; text-align: right; border-bottom: 1px solid #ddd }}
 td:first-child, th:first-child, td:last-child {{ text-align: left }}
 .small {{ font-size: .8rem; color: #555; overflow-wrap: anywhere }}
 </style></head><body>
-<p><b>CLIPScore</b> {clipscore:.4f} (cosine {cosine:.4f}) &nbsp; <b>F-CLIPScore</b>
+<p class="scores"><b>CLIPScore</b> {clipscore:.4f} (cosine {cosine:.4f}) &nbsp; <b>F-CLIPScore</b>
 {f_clipscore:.4g}</p>
 <p class="caption">{caption}</p>
 {pictures}
-<table><tr>{heads}</tr>
+<div class="wide"><table><tr>{heads}</tr>
 {rows}
-</table>
-<p>Red pulls the score down, green up; <span class="flagged">underlined</span> words are
-misaligned. {rule}</p>
+</table></div>
+<p>Red pulls the score down, teal up; <span class="flagged">underlined</span> words are
+misaligned: {rule}.</p>
 {notes}
 <p class="small">{image}<br>{signatures}</p>
 </body></html>
@@ -200,8 +210,8 @@ def html_page(found: Explanation, picture: Image.Image) -> str:
         pictures="\n".join(pictures),
         heads="".join(f"<th>{name}</th>" for name in _COLUMNS[:-1]),
         rows="\n".join(rows),
-        rule=html_escape(rule_of(found)),
-        notes="".join(f"<p>{html_escape(note)}</p>" for note in found.notes),
+        rule=html_escape(rule_of(found).removeprefix("misaligned: ")),
+        notes="".join(f"<p>{html_escape(note)}</p>" for note in _notes(found)),
         image=html_escape(found.image),
         signatures="<br>".join(map(html_escape, found.signatures.values())),
     )

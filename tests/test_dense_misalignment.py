@@ -28,6 +28,9 @@ from scorekit.metrics._baselines import last_noun, leave_one_out, random_word, w
 from scorekit.metrics._words import judge_words, phrases_of, units_of, word_attributions, words_of
 from scorekit.metrics.clip4dm import CLIP4DM
 from scorekit.metrics.f_clipscore import FCLIPScore
+from scorekit.misalignment import word_labels
+from scorekit.misalignment_sets import pairs_of as foil_pairs
+from scorekit.misalignment_sets import read_sugar_crepe
 from scorekit.run import RunOptions, score_samples
 from scorekit.samples import samples_from
 from scorekit.types import (
@@ -264,6 +267,18 @@ def test_batch_size_and_order_do_not_matter(backbone: str, size: int) -> None:
         assert a.info["spans"] == b.info["spans"]
 
 
+def test_a_text_that_images_share_is_attributed_to_each(names: dict[str, str]) -> None:
+    name = names["tiny hf"]
+    pairs = pairs_of(model_of(name), [TEXTS[1], TEXTS[0], TEXTS[1], TEXTS[1]])
+    together = extracted(name, pairs)
+    for pair, got in zip(pairs, together, strict=True):
+        (alone,) = extracted(name, [pair])
+        assert error(got.array, alone.array) < 1e-5
+        assert got.info["cosine"] == pytest.approx(alone.info["cosine"], abs=1e-6)
+    # The same tokens, but another image's.
+    assert error(together[0].array, together[2].array) > 0.1
+
+
 def test_padding_does_not_matter(backbone: str) -> None:
     model = model_of(backbone)
     tower = tower_of(model.model)
@@ -419,6 +434,29 @@ def test_spans_do_not_change_behind_a_prefix(names: dict[str, str]) -> None:
 
 
 # Long texts -------------------------------------------------------------------------------------
+
+
+def test_the_first_of_each_sugar_crepe_file(names: dict[str, str], shared_data: Path) -> None:
+    files = sorted((shared_data / "sugar_crepe").glob("*.json"))
+    assert len(files) == 7
+    pairs = [pair for file in files for pair in foil_pairs(read_sugar_crepe(file))[:4]]
+    foils = [foil for _, foil in pairs]
+    texts = [case.text for pair in pairs for case in pair]
+    model = model_of(names["open_clip"])
+    found = extracted(names["open_clip"], pairs_of(model, texts))
+    for text, got in zip(texts, found, strict=True):
+        assert "tokens" not in got.info and np.isfinite(got.array).all()
+        rows = judge_words(text, got, eps=0.0, mode="threshold", unit="raw")
+        assert [(w["start"], w["end"]) for w in rows.words] == [
+            (w.start, w.end) for w in words_of(text)
+        ]
+        assert rows.notes == []
+        # Every character but spaces is in some token.
+        covered = {k for start, end in got.info["spans"] for k in range(start, end)}
+        assert {k for k, c in enumerate(text) if not c.isspace()} <= covered
+    for foil in foils:
+        words = [(w.start, w.end) for w in words_of(foil.text)]
+        assert word_labels(words, foil.spans).any()
 
 
 def test_a_long_text_is_cut_and_says_so(names: dict[str, str]) -> None:

@@ -124,6 +124,23 @@ def test_rules_of_what_is_misaligned(run: Any) -> None:
     assert flagged("--unit", "z", "--eps", "-2") == ["star"]
 
 
+def test_dtype_and_resize_reach_the_model(run: Any) -> None:
+    options = ("--dtype", "bf16", "--resize", "fast", "--json")
+    code, shown, _ = run("explain", IMAGE, TEXT, "--backbone", "scenes-clip", *options)
+    assert code == 0
+    signature = json.loads(shown)["signatures"]["clipscore"]
+    assert "|resize:torch-uint8-bicubic|" in signature and "|dtype:bf16|" in signature
+    code, _, errors = run("explain", IMAGE, TEXT, "--backbone", "scenes-clip", "--dtype", "x")
+    assert code == 2 and len(errors.splitlines()) == 1
+
+
+def test_a_note_that_names_many_words_is_cut(run: Any) -> None:
+    code, shown, _ = run("explain", IMAGE, f"{TEXT} " * 40, "--backbone", "scenes-clip")
+    (note,) = (line for line in shown.splitlines() if line.startswith("note: "))
+    assert code == 0 and "to 64 tokens" in note
+    assert note.endswith(" …") and len(note) < 320
+
+
 def test_html_is_escaped_and_stands_alone(run: Any, tmp_path: Path) -> None:
     page = tmp_path / "out.html"
     text = 'a <script>alert("1")</script> star & a circle'

@@ -162,9 +162,9 @@ def attribute(
         for layer, (keys, values) in zip(looked_at, stored, strict=True):
             row, weights, z, seen = end_row(layer, row, keys[own], values[own], ends)
             kept.append((weights, z, seen))
-        texts = tower.project(row)
-        exact = torch.promote_types(texts.dtype, torch.float32)
-        cosine = F.cosine_similarity(texts.to(exact), images.to(exact), dim=-1)
+        embedded = tower.project(row)
+        exact = torch.promote_types(embedded.dtype, torch.float32)
+        cosine = F.cosine_similarity(embedded.to(exact), images.to(exact), dim=-1)
         gradients = torch.autograd.grad(cosine.sum(), [z for _, z, _ in kept])
     with torch.no_grad():
         # (n, t): sums over layers and heads.

@@ -39,3 +39,36 @@ def every_row(lengths: Sequence[int], batch: int) -> int:
 def each_once(lengths: Sequence[int]) -> int:
     """Each different text once, without any padding."""
     return sum(text(length) for length in lengths)
+
+
+# Token attributions -----------------------------------------------------------------------------
+
+
+def attribution_states(tokens: int, last: int) -> int:
+    """All positions of a text, as far as the end token's row needs them.
+
+    Of the last layer these are its keys and values, 2 of 12 w^2 a token.
+    """
+    width, layers = TEXT["width"], TEXT["layers"]
+    return tower(tokens, width, layers - 1) + 2 * width**2 * tokens
+
+
+def attribution_row(tokens: int, last: int) -> int:
+    """The end token's row through the last layers, and the gradient back through it."""
+    width = TEXT["width"]
+    layer = 12 * width**2 + 2 * width * tokens
+    return 2 * (last * layer + width * EMBED)
+
+
+def attribution_loop(tokens: int, last: int) -> int:
+    """A text forward, and for each of the last layers' maps the gradient from the score to it.
+
+    To a layer's own map it goes back through the values, the output projection and the MLP;
+    through the layers above it, through all of them: as many products as forward, but for the
+    attention's, which are twice as many.
+    """
+    width = TEXT["width"]
+    own = 9 * width**2 * tokens + width * tokens**2
+    above = 12 * width**2 * tokens + 4 * width * tokens**2
+    back = last * (own + width * EMBED) + above * (last * (last - 1) // 2)
+    return text(tokens) + back
