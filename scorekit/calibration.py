@@ -17,17 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from scorekit import __version__
-from scorekit.misalignment import (
-    Detection,
-    Floats,
-    Ranking,
-    Span,
-    bootstrap,
-    separation,
-    word_detection,
-)
+from scorekit.curves import Ranking
+from scorekit.misalignment import Detection, Floats, Span, separation, word_detection
 from scorekit.misalignment_sets import places_of
 from scorekit.prompts import read_table, require
+from scorekit.resampling import bootstrap
 from scorekit.stats import CONFIDENCE, Estimate
 from scorekit.types import ImageLike, PathLike, UsageError
 

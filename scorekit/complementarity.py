@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from scorekit.correlation import Statistic, correlate, paired, undefined, weighted
 from scorekit.grouping import Labels, averaged
-from scorekit.misalignment import bootstrap
 from scorekit.pairs import Floats
+from scorekit.resampling import bootstrap
 from scorekit.stats import CONFIDENCE
 
 Combination = Literal["linear", "rank_mean"]

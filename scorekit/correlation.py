@@ -14,8 +14,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from scorekit.misalignment import Ranking, bootstrap
-from scorekit.pairs import Floats, Pairs, group_sums, tied_pairs
+from scorekit.curves import Ranking
+from scorekit.pairs import Floats, Pairs, Ties
+from scorekit.resampling import bootstrap
 from scorekit.stats import CONFIDENCE, Estimate
 
 Statistic = Literal[
@@ -262,17 +263,17 @@ def _spearman(x: Floats, y: Floats) -> Weighted:
     sides = []
     for v in (x, y):
         ranked: Any = np.unique(v, return_inverse=True)
-        sides.append((np.argsort(v, kind="stable"), np.sort(v), ranked[1].reshape(-1)))
+        sides.append((Ties.of(v), ranked[1].reshape(-1)))
 
     def values(weights: Floats) -> Floats:
         total = weights.sum(axis=1, keepdims=True)
         ranks, spread = [], []
-        for order, ranked, code in sides:
-            sizes = group_sums(ranked, weights[:, order])
+        for ties, code in sides:
+            sizes = ties.sums(weights)
             # A group's mean rank, less the mean of all ranks.
             middle = np.cumsum(sizes, axis=1) - sizes / 2 - total / 2
             spread.append(np.einsum("bk,bk,bk->b", sizes, middle, middle))
-            ranks.append(middle[:, code])
+            ranks.append(middle.take(code, axis=1))
         together = np.einsum("bi,bi->b", weights * ranks[0], ranks[1])
         return _over(together, np.sqrt(spread[0]) * np.sqrt(spread[1]))
 
@@ -285,25 +286,22 @@ def _coarser_last(x: Floats, y: Floats) -> Pairs:
 
 
 def _tau_b(x: Floats, y: Floats) -> Weighted:
-    pairs = _coarser_last(x, y)
+    pairs, of_x, of_y = _coarser_last(x, y), Ties.of(x), Ties.of(y)
 
     def values(weights: Floats) -> Floats:
         total = np.square(weights.sum(axis=1))
-        untied = (total - tied_pairs(v, weights) for v in (x, y))
-        return _over(2 * pairs.net(weights), np.sqrt(next(untied)) * np.sqrt(next(untied)))
+        untied = [np.sqrt(total - ties.squares(weights)) for ties in (of_x, of_y)]
+        return _over(2 * pairs.net(weights), untied[0] * untied[1])
 
     return values
 
 
 def _tau_c(x: Floats, y: Floats) -> Weighted:
     pairs = _coarser_last(x, y)
-    orders = [np.argsort(v, kind="stable") for v in (x, y)]
+    sides = [Ties.of(v) for v in (x, y)]
 
     def values(weights: Floats) -> Floats:
-        drawn = [
-            np.count_nonzero(group_sums(v[order], weights[:, order]), axis=1)
-            for v, order in zip((x, y), orders, strict=True)
-        ]
+        drawn = [np.count_nonzero(ties.sums(weights), axis=1) for ties in sides]
         classes = np.minimum(*drawn).astype(np.float64)
         share = _over(classes - 1, classes)
         return _over(2 * pairs.net(weights), np.square(weights.sum(axis=1)) * share)

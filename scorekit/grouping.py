@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from scorekit.correlation import Agreement, Statistic, Weighted, paired, undefined, weighted
-from scorekit.misalignment import bootstrap
 from scorekit.pairs import Floats, Ints
+from scorekit.resampling import bootstrap
 from scorekit.stats import CONFIDENCE
 
 Level = Literal["sample", "system"]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scorekit.cli_options import Json
 from scorekit.types import UsageError
+
+if TYPE_CHECKING:
+    from scorekit.meta import MetaOptions
+    from scorekit.meta_report import MetaReport
 
 EXTRAS = ("significance", "raters", "selection", "complementarity")
 
@@ -82,6 +86,12 @@ def meta(
             "repeatable.",
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", metavar="FILE.html", help="Write a page to look at: plots, tables, one file."
+        ),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Hold metrics against human ratings: correlations with intervals, ranks, ceilings.
@@ -105,6 +115,8 @@ def meta(
         raise UsageError(f"--resamples must be 0 or more, not {resamples}")
     for path in out or ():
         check_frame_path(path, DATA_SUFFIXES + TEXT_SUFFIXES)
+    if report is not None:
+        check_frame_path(report, (".html",))
     try:
         scheme = Scheme(level, grouping, average)  # type: ignore[arg-type]
     except ValueError as error:
@@ -122,28 +134,30 @@ def meta(
     rated = load_set(ratings, source) if source is not None else open_ratings(ratings)
     given = published_scores(rated) if published else read_scores(scores or [])
     extras = () if fast else EXTRAS
-    report = meta_evaluate(
+    found = meta_evaluate(
         given, rated, options, extras=extras + (("influence",) if influence else ())
     )
-    for path in out or ():
-        _write(report, path)
+    written = [*(out or ()), *([] if report is None else [report])]
+    for path in written:
+        _write(found, options, path)
     if json_:
-        console.print_json(meta_view.as_json(report))
+        console.print_json(meta_view.as_json(found))
         return
-    meta_view.print_report(report, console.stdout())
-    for path in out or ():
+    meta_view.print_report(found, console.stdout())
+    for path in written:
         print(f"written: {path}")
 
 
-def _write(report: object, path: Path) -> None:
+def _write(report: MetaReport, options: MetaOptions, path: Path) -> None:
     import json
 
     from scorekit import meta_view
     from scorekit.frames import save_frame, save_text
-    from scorekit.meta_report import MetaReport
+    from scorekit.reporting.meta import meta_page
 
-    assert isinstance(report, MetaReport)
-    if path.suffix == ".json":
+    if path.suffix == ".html":
+        save_text(meta_page(report, options), path)
+    elif path.suffix == ".json":
         value = meta_view.as_json(report)
         save_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", path)
     elif path.suffix == ".md":

@@ -8,20 +8,21 @@ by accident of order; here a tie counts what a random choice among the tied woul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from scorekit.stats import CONFIDENCE, MANY, N_RESAMPLES, N_RESAMPLES_MANY, Estimate, summarize
+from scorekit.curves import Ranking, areas, ratio
+from scorekit.resampling import bootstrap
+from scorekit.stats import CONFIDENCE, Estimate, summarize
 
 Span = tuple[int, int]
 """Characters from start to end, the end not included."""
 
 Floats = npt.NDArray[np.float64]
-_BATCH_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -208,19 +209,13 @@ def word_detection(
 
     def ratios(weights: Floats) -> Floats:
         tp, fp, fn = (weights @ each for each in counts)
-        return np.stack(
-            [_ratio(tp, tp + fp), _ratio(tp, tp + fn), _ratio(2 * tp, 2 * tp + fp + fn)]
-        )
+        return np.stack([ratio(tp, tp + fp), ratio(tp, tp + fn), ratio(2 * tp, 2 * tp + fp + fn)])
 
     names = ("precision", "recall", "f1")
     precision, recall, f1 = bootstrap(
         ratios, len(said), groups, names, n_resamples, confidence, seed
     )
     return Detection(precision, recall, f1, *(int(each.sum()) for each in counts))
-
-
-def _ratio(over: Floats, under: Floats) -> Floats:
-    return np.divide(over, under, out=np.full_like(under, np.nan), where=under > 0)
 
 
 # Original against foil ----------------------------------------------------------------------
@@ -297,7 +292,7 @@ def separation(
     ranking = Ranking.of(-better if retrieved else better, wrong == retrieved)
 
     def measures(weights: Floats) -> Floats:
-        return np.stack(_areas(*ranking.counts(weights)))
+        return np.stack(areas(*ranking.counts(weights)))
 
     clusters = None if groups is None else np.asarray(groups)[scored]
     names = ("average_precision", "auroc")
@@ -313,140 +308,3 @@ def separation(
         n_original=int((~wrong).sum()),
         n_foil=int(wrong.sum()),
     )
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Scores in falling order, cut where they change.
-
-    Equal scores share one threshold, so that nothing depends on the order they came in.
-
-    Attributes
-    ----------
-    order, positive
-        (n,) rows by falling score; 1.0 where the row there is positive.
-    ends, thresholds
-        (k,) where in `order` each distinct score ends; these scores.
-    """
-
-    order: npt.NDArray[np.intp]
-    ends: npt.NDArray[np.intp]
-    thresholds: Floats
-    positive: Floats
-
-    @classmethod
-    def of(cls, scores: Floats, positive: npt.NDArray[np.bool_]) -> Ranking:
-        """Rank rows by their scores."""
-        order = np.argsort(-scores, kind="stable")
-        ranked = scores[order]
-        ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], [True] * bool(len(ranked))))
-        return cls(order, ends, ranked[ends], positive[order].astype(np.float64))
-
-    def counts(self, weights: Floats) -> tuple[Floats, Floats]:
-        """True and false positives (b, k) at each threshold, for row weights (b, n)."""
-        ranked = weights[:, self.order]
-        true = np.cumsum(ranked * self.positive, axis=1)[:, self.ends]
-        return true, np.cumsum(ranked, axis=1)[:, self.ends] - true
-
-
-def average_precision(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
-    """Sum over the distinct thresholds of (rise in recall) * precision; NaN without positives.
-
-    The definition of scikit-learn's `average_precision_score`, without interpolation.
-
-    Examples
-    --------
-    >>> average_precision([0.5, 0.5, 0.5, 0.5], [1, 0, 0, 1])
-    0.5
-    """
-    ranking = Ranking.of(np.asarray(scores, dtype=np.float64), np.asarray(positive).astype(bool))
-    return float(_areas(*ranking.counts(np.ones((1, len(ranking.order)))))[0][0])
-
-
-def _areas(true: Floats, false: Floats) -> tuple[Floats, Floats]:
-    """Average precision and area under the ROC curve (b,) from counts (b, k)."""
-    if not true.shape[1]:
-        return np.full(len(true), np.nan), np.full(len(true), np.nan)
-    rise = np.diff(true, axis=1, prepend=0.0)
-    # A resample may hold none of the topmost rows; their precision has no weight then.
-    precision = true / np.maximum(true + false, 1e-300)
-    ap = _ratio((rise * precision).sum(1), true[:, -1])
-    middle = true - rise / 2
-    width = np.diff(false, axis=1, prepend=0.0)
-    return ap, _ratio((width * middle).sum(1), true[:, -1] * false[:, -1])
-
-
-# Bootstrap ----------------------------------------------------------------------------------
-
-
-def bootstrap(
-    statistics: Callable[[Floats], Floats],
-    n: int,
-    groups: npt.ArrayLike | None,
-    names: Sequence[str],
-    n_resamples: int | None = None,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
-    *,
-    n_total: int | None = None,
-) -> list[Estimate]:
-    """Percentile intervals of statistics of weighted rows, resampled by group.
-
-    scipy's `bootstrap` hands a statistic copies of the rows, which would be sorted anew for each
-    resample; a weight per row lets a ranking be made once.
-
-    Parameters
-    ----------
-    statistics : callable
-        Weights (b, n) to values (s, b); NaN where a resample has none (no positives left). Such
-        resamples are left out; there is no interval where most are such.
-    n : int
-        Rows.
-    groups : array_like (n,), optional
-        Rows of one group are drawn together.
-    names : sequence of str
-        Of the s statistics.
-    n_resamples, confidence, seed, n_total
-        As in `scorekit.stats.summarize`.
-    """
-    total = n if n_total is None else n_total
-    if n == 0:
-        return [Estimate(None, None, None, 0, total, name) for name in names]
-    centers = statistics(np.ones((1, n)))[:, 0]
-    bounds: list[tuple[float | None, float | None]] = [(None, None)] * len(names)
-    drawn = [statistics(weights) for weights in _weights(n, groups, n_resamples, seed)]
-    if drawn:
-        tail = (1 - confidence) / 2
-        for k, values in enumerate(np.concatenate(drawn, axis=1)):
-            known = values[np.isfinite(values)]
-            if 2 * len(known) > len(values):
-                low, high = np.quantile(known, [tail, 1 - tail])
-                bounds[k] = (float(low), float(high))
-    return [
-        Estimate(float(center), low, high, n, total, name)
-        if np.isfinite(center)
-        else Estimate(None, None, None, n, total, name)
-        for name, center, (low, high) in zip(names, centers, bounds, strict=True)
-    ]
-
-
-def _weights(
-    n: int, groups: npt.ArrayLike | None, n_resamples: int | None, seed: int
-) -> Iterator[Floats]:
-    """Batches (b, n) of how often each row was drawn; nothing below two groups."""
-    labels = np.arange(n) if groups is None else np.asarray(groups)
-    if labels.shape != (n,):
-        raise ValueError(f"{n} rows need {n} groups, not {labels.shape}")
-    codes: Any = np.unique(labels, return_inverse=True)[1].reshape(-1)
-    m = int(codes.max()) + 1
-    if m < 2:
-        return
-    left = n_resamples or (N_RESAMPLES if m < MANY else N_RESAMPLES_MANY)
-    rng = np.random.default_rng(seed)
-    size = max(1, _BATCH_BYTES // (8 * n))
-    while left:
-        b = min(left, size)
-        cells = rng.integers(m, size=(b, m)) + m * np.arange(b)[:, None]
-        counts = np.bincount(cells.ravel(), minlength=b * m).reshape(b, m)
-        yield counts[:, codes].astype(np.float64)
-        left -= b

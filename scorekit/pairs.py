@@ -15,22 +15,26 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
+_CACHED = 2**17
+"""Weights that are counted at a time: with their sums they stay in a core's cache."""
 
 
 @dataclass(frozen=True)
 class _Level:
     """Rows whose codes agree above a bit, split by that bit.
 
-    `ones` has the bit, `zeros` has not. A row of `ones` has beside it, of the zeros with the same
-    higher bits, those from `first` to `below` (x clearly lower) and from `above` to `last` (x
-    clearly higher), as positions in `zeros`.
+    `ones` has the bit, `zeros` has not; a node is what has the same higher bits. A row of `ones`
+    has beside it, of the zeros of its node, those before `below` (x clearly lower) and those from
+    `above` on (x clearly higher), as positions in `zeros`. Each node with ones begins at `starts`
+    in `ones`, and has the zeros from `first` to `last`.
     """
 
     zeros: Ints
     ones: Ints
-    first: Ints
     below: Ints
     above: Ints
+    starts: Ints
+    first: Ints
     last: Ints
 
 
@@ -75,7 +79,7 @@ class Pairs:
 
     @cached_property
     def _levels(self) -> list[_Level]:
-        code, n = self._codes, len(self.x)
+        code, n, order = self._codes, len(self.x), self.order
         low, high = self._reach
         levels = []
         for bit in range(int(code.max(initial=0)).bit_length()):
@@ -84,30 +88,35 @@ class Pairs:
             has = (code[by_node] >> bit & 1).astype(bool)
             zeros, ones = by_node[~has], by_node[has]
             keys, start = node[zeros] * n + zeros, node[ones] * n
-            first, below, above, last = (
-                np.searchsorted(keys, start + offset) for offset in (0, low[ones], high[ones], n)
-            )
-            levels.append(_Level(zeros, ones, first, below, above, last))
+            starts = np.flatnonzero(np.diff(start, prepend=-1))
+            below, above = (np.searchsorted(keys, start + at[ones]) for at in (low, high))
+            first, last = (np.searchsorted(keys, start[starts] + at) for at in (0, n))
+            levels.append(_Level(order[zeros], order[ones], below, above, starts, first, last))
         return levels
 
     def net(self, weights: Floats) -> Floats:
         """Concordant less discordant pairs (b,), for row weights (b, n)."""
-        w = weights[:, self.order]
-        total = np.zeros(len(w))
-        for at in self._levels:
-            sums = _prefix(w[:, at.zeros])
-            beside = sums[:, at.below] - sums[:, at.first] - sums[:, at.last] + sums[:, at.above]
-            total += np.einsum("bi,bi->b", w[:, at.ones], beside)
-        return total
+        return self._counted(weights, signed=True)
 
     def concordant(self, weights: Floats) -> Floats:
         """Pairs that x and y order alike (b,)."""
-        w = weights[:, self.order]
-        total = np.zeros(len(w))
-        for at in self._levels:
-            sums = _prefix(w[:, at.zeros])
-            beside = sums[:, at.below] - sums[:, at.first]
-            total += np.einsum("bi,bi->b", w[:, at.ones], beside)
+        return self._counted(weights, signed=False)
+
+    def _counted(self, weights: Floats, *, signed: bool) -> Floats:
+        total = np.zeros(len(weights))
+        size = max(1, _CACHED // max(len(self.x), 1))
+        for start in range(0, len(weights), size):
+            w = weights[start : start + size]
+            for at in self._levels:
+                ones, sums = w.take(at.ones, axis=1), _prefix(w.take(at.zeros, axis=1))
+                beside = sums.take(at.below, axis=1)
+                outside = sums.take(at.first, axis=1)
+                if signed:
+                    beside += sums.take(at.above, axis=1)
+                    outside += sums.take(at.last, axis=1)
+                # What lies outside a node is the same for all its rows.
+                of_node = np.add.reduceat(ones, at.starts, axis=1)
+                total[start : start + size] += _dot(ones, beside) - _dot(of_node, outside)
         return total
 
     def discordant(self, weights: Floats) -> Floats:
@@ -119,10 +128,9 @@ class Pairs:
         n, by_code = len(self.x), np.argsort(self._codes, kind="stable")
         start = self._codes[by_code] * n
         first = np.searchsorted(start + by_code, start + self._reach[0][by_code])
-        w = weights[:, self.order][:, by_code]
+        w = weights.take(self.order[by_code], axis=1)
         sums = _prefix(w)
-        tied: Floats = np.einsum("bi,bi->b", w, sums[:, :-1] - sums[:, first])
-        return tied
+        return _dot(w, sums[:, :-1] - sums.take(first, axis=1))
 
 
 def reach(ranked: Floats, eps: float) -> tuple[Ints, Ints]:
@@ -148,20 +156,43 @@ def reach(ranked: Floats, eps: float) -> tuple[Ints, Ints]:
     return low, high
 
 
-def tied_pairs(values: Floats, weights: Floats) -> Floats:
-    """Sum of the squared weights of each distinct value (b,), for row weights (b, n).
+@dataclass(frozen=True)
+class Ties:
+    """Rows by their distinct values.
 
-    Of whole weights, (sum of squares - total) / 2 is the number of tied pairs.
+    Attributes
+    ----------
+    order : ndarray (n,)
+        Rows by rising value.
+    starts : ndarray (k,)
+        Where each of the k distinct values begins in that order.
     """
-    order = np.argsort(values, kind="stable")
-    squares: Floats = np.square(group_sums(values[order], weights[:, order])).sum(axis=1)
-    return squares
 
+    order: Ints
+    starts: Ints
 
-def group_sums(ranked: Floats, weights: Floats) -> Floats:
-    """Total weight (b, k) of each of the k distinct values of n ranked ones."""
-    starts = np.flatnonzero(np.append([True], ranked[1:] != ranked[:-1]))
-    return np.add.reduceat(weights, starts, axis=1)
+    @classmethod
+    def of(cls, values: Floats) -> Ties:
+        """Of n values."""
+        order = np.argsort(values, kind="stable")
+        ranked = values[order]
+        return cls(order, np.flatnonzero(np.append([True], ranked[1:] != ranked[:-1])))
+
+    def sums(self, weights: Floats) -> Floats:
+        """Total weight (b, k) of each distinct value, for row weights (b, n)."""
+        drawn = weights.take(self.order, axis=1)
+        if len(self.starts) == len(self.order):
+            return drawn
+        found: Floats = np.add.reduceat(drawn, self.starts, axis=1)
+        return found
+
+    def squares(self, weights: Floats) -> Floats:
+        """Sum of the squared weights of each distinct value (b,).
+
+        Of whole weights, (sum of squares - total) / 2 is the number of tied pairs.
+        """
+        sums = weights if len(self.starts) == len(self.order) else self.sums(weights)
+        return _dot(sums, sums)
 
 
 def _codes(values: Floats) -> Ints:
@@ -171,6 +202,12 @@ def _codes(values: Floats) -> Ints:
 
 def _prefix(weights: Floats) -> Floats:
     """Sums of the first 0, 1, ..., n weights (b, n + 1)."""
-    sums = np.zeros((len(weights), weights.shape[1] + 1))
+    sums = np.empty((len(weights), weights.shape[1] + 1))
+    sums[:, 0] = 0.0
     np.cumsum(weights, axis=1, out=sums[:, 1:])
     return sums
+
+
+def _dot(a: Floats, b: Floats) -> Floats:
+    products: Floats = np.einsum("bi,bi->b", a, b)
+    return products

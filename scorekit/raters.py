@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from scorekit.correlation import Statistic, Weighted, undefined
 from scorekit.grouping import Scheme, agreement, averaged
-from scorekit.misalignment import bootstrap
 from scorekit.pairs import Floats
+from scorekit.resampling import bootstrap
 from scorekit.stats import CONFIDENCE, Estimate
 
 Scale = Literal["ordinal", "interval", "nominal"]

@@ -20,7 +20,7 @@ from scorekit.features import CUT, Chunk, FeatureRun
 from scorekit.inputs import IMAGE_FIELDS, RECORD
 from scorekit.metric import BaseMetric
 from scorekit.record import run_record
-from scorekit.table import COLUMNS, EVIDENCE, MetricInfo, ScoreTable
+from scorekit.table import COLUMNS, EVIDENCE, SOURCE, MetricInfo, ScoreTable
 from scorekit.types import Extracted, Feature, InputError, Sample, Scores, Signature, UsageError
 
 STATUS_OK = "ok"
@@ -180,7 +180,7 @@ class Scoring:
         samples = self.samples
         extra = list(dict.fromkeys(key for s in samples for key in s.meta))
         # A table that is scored again has columns of these names; they must not win.
-        taken = (*COLUMNS, EVIDENCE)
+        taken = (*COLUMNS, *SOURCE, EVIDENCE)
         names = {key: f"input.{key}" if key in taken else key for key in extra}
         self._finish_parts()
         columns = {
@@ -196,6 +196,10 @@ class Scoring:
             "image": [describe_image(s.image) for s in samples],
             "text": [s.text for s in samples],
         }
+        source: dict[str, Any] = {}
+        if any(s.source_image is not None for s in samples):
+            pairs = [(describe_image(s.source_image), s.source_text) for s in samples]
+            source = dict(zip(SOURCE, zip(*pairs, strict=True), strict=True))
         proven = any(column.evidence for column in columns.values())
         frames = [
             pd.DataFrame(
@@ -205,6 +209,7 @@ class Scoring:
                     "value": column.value,
                     "status": column.status,
                     "note": [column.note.get(i, "") for i in range(len(samples))],
+                    **source,
                     **({EVIDENCE: _as_json(column.evidence, len(samples))} if proven else {}),
                     **{names[key]: [s.meta.get(key) for s in samples] for key in extra},
                 }

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 COLUMNS = ("system", "item", "index", "image", "text", "metric", "value", "status", "note")
 EVIDENCE = "evidence"
 """A column of JSON that a table has where a metric says what its scores rest on."""
+SOURCE = ("source_image", "source_text")
+"""Columns that a table of edits has besides."""
 KEY = ["system", "item", "index"]
 FORMAT = 1
 _METADATA = b"scorekit"
@@ -54,8 +56,8 @@ class ScoreTable:
     ----------
     frame : pandas.DataFrame
         One row for each image and metric: system, item, index, image, text, metric, value
-        (float64, null where `status` is not ``ok``), status, note, evidence (JSON, where a
-        metric gives any), and the columns of the prompts file that scorekit has no use for.
+        (float64, null where `status` is not ``ok``), status, note, source_image and source_text
+        (where there are sources), evidence (JSON, where a metric gives any), and the columns of the prompts file that scorekit has no use for.
     metrics : mapping of str to MetricInfo
         By the name in the column `metric`.
     run : mapping
@@ -351,7 +353,7 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     if not beside.is_file():
         raise ValueError(f"{beside.name}, which holds its signatures, is not beside it")
     strings = dict.fromkeys(
-        ("system", "item", "image", "text", "metric", "status", "note", EVIDENCE), str
+        ("system", "item", "image", "text", "metric", "status", "note", *SOURCE, EVIDENCE), str
     )
     frame = pd.read_csv(
         path,

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from scorekit.correlation import paired
 from scorekit.grouping import nested, split
-from scorekit.misalignment import bootstrap
 from scorekit.pairs import Floats, Ints, Pairs
+from scorekit.resampling import bootstrap
 from scorekit.stats import CONFIDENCE, Estimate
 from scorekit.tie_search import best_eps, rightly_judged
 

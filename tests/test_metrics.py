@@ -246,7 +246,7 @@ def test_card_has_every_heading_and_names_every_parameter(name: str) -> None:
     card = (CARDS / f"{name}.md").read_text()
     metric = load_metric(name)()
     assert card.startswith(f"# {name}: {metric.title}\n")
-    rows = ["formula", "source", "needs", "range"]
+    rows = ["formula", "source", "family", "needs", "range"]
     rows += ["default backbone"] if metric.has_backbone() else []
     for row in rows:
         assert re.search(rf"^\| {row} \|", card, re.MULTILINE), f"no row {row!r}"

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scorekit.curves import average_precision
 from scorekit.misalignment import (
     AttributedText,
-    average_precision,
     location_accuracy,
     location_hits,
     separation,
