@@ -39,6 +39,12 @@ def meta(
     metric: Annotated[
         list[str] | None, typer.Option("-m", "--metric", help="Metrics (default: all).")
     ] = None,
+    lower: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lower", metavar="METRIC", help="Lower is better, of a table that doesn't say so."
+        ),
+    ] = None,
     dimension: Annotated[
         list[str] | None, typer.Option("-d", "--dimension", help="Dimensions (default: all).")
     ] = None,
@@ -89,7 +95,9 @@ def meta(
     report: Annotated[
         Path | None,
         typer.Option(
-            "--report", metavar="FILE.html", help="Write a page to look at: plots, tables, one file."
+            "--report",
+            metavar="FILE.html",
+            help="Write a page of plots and tables, in one file.",
         ),
     ] = None,
     json_: Json = False,
@@ -133,6 +141,7 @@ def meta(
     )
     rated = load_set(ratings, source) if source is not None else open_ratings(ratings)
     given = published_scores(rated) if published else read_scores(scores or [])
+    given = given.turned(lower or ())
     extras = () if fast else EXTRAS
     found = meta_evaluate(
         given, rated, options, extras=extras + (("influence",) if influence else ())
