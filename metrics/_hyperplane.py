@@ -17,6 +17,9 @@ FLAT = 1e-9
 RANK = 1e-13
 """Squared lengths below this share of the largest are rounding: the rows don't extend there."""
 
+MOST_STEPS = 1_000_000
+"""Of the SVM's solver, which else goes on for ever where a large C meets inseparable sides."""
+
 
 class Plane(NamedTuple):
     """f(z) = normal . z + offset, negative on the side of the source.
@@ -72,7 +75,7 @@ def _classifier(classifier: Classifier, C: float) -> Any:
     if classifier == "svm":
         from sklearn.svm import SVC
 
-        return SVC(kernel="linear", C=C, tol=1e-10)
+        return SVC(kernel="linear", C=C, tol=1e-10, max_iter=MOST_STEPS)
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(C=C, solver="newton-cholesky", tol=1e-10, max_iter=1000)

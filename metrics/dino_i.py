@@ -21,7 +21,6 @@ class DINOI(BaseMetric):
     title = "DINO-I"
     version = 1
     range = (-1.0, 1.0)
-    lower_is_better_parts = frozenset({"modification"})
 
     backbone: str = "hf:facebook/dino-vits16"
     against: Literal["source", "reference"] = "source"

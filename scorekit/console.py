@@ -43,14 +43,16 @@ def print_findings(findings: Sequence[Finding]) -> None:
 
 
 @contextlib.contextmanager
-def progress(total: int, *, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+def progress(
+    total: int, *, quiet: bool = False, what: str = "scoring"
+) -> Iterator[Callable[[int, int], None] | None]:
     """Show progress on the error stream: a bar on a terminal, plain lines in a log."""
     if quiet:
         yield None
     elif sys.stderr.isatty():
         with _bar() as bar:
-            task = bar.add_task("scoring", total=total)
-            yield lambda done, _: bar.update(task, completed=done)
+            task = bar.add_task(what, total=total)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
     else:
         yield _LogLines()
 
@@ -134,10 +136,10 @@ def print_scores(table: ScoreTable, out: Path | None) -> None:
 
 def print_failures(table: ScoreTable) -> None:
     """Say on the error stream which rows were not scored."""
-    failures = table.failures()
-    if failures.empty:
-        return
-    print(f"\n{len(failures)} of {len(table)} rows were not scored:", file=sys.stderr)
+    partial = table.partial_failures()
+    failures = table.failures().drop(partial.index)
+    if not failures.empty:
+        print(f"\n{len(failures)} of {len(table)} rows were not scored:", file=sys.stderr)
     for status, count in failures["status"].value_counts(sort=False).items():
         rows = failures[failures["status"] == status]
         distinct = rows.drop_duplicates(subset=["system", "item", "index", "image", "note"])
@@ -147,6 +149,16 @@ def print_failures(table: ScoreTable) -> None:
             print(f"    {where}: {row['note']}", file=sys.stderr)
         if len(distinct) > EXAMPLES:
             print(f"    ... and {len(distinct) - EXAMPLES} more", file=sys.stderr)
+    if not partial.empty:
+        print("\ncomponents without a value, of rows that were scored:", file=sys.stderr)
+    for note, rows in list(partial.groupby("note", sort=False))[:EXAMPLES]:
+        parts = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in rows["metric"]))
+        where = rows["image"].where(rows["image"] != "", rows["system"] + "/" + rows["item"])
+        first, *others = where.unique()
+        more = f" and {len(others)} more" if others else ""
+        print(f"  {parts}: {note} ({first}{more})", file=sys.stderr)
+    if (n := partial["note"].nunique() - EXAMPLES) > 0:
+        print(f"  ... and for {n} more reasons", file=sys.stderr)
 
 
 def table_as_json(table: ScoreTable, out: Path | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from scorekit.entities import with_mask_paths
@@ -38,6 +38,7 @@ from scorekit.types import PathLike, UsageError
 __all__ = ["Finding", "Listing", "read_samples", "samples_from"]
 
 _WITHOUT_TEXT = ("source_image", "source_text", "references", "reference_images")
+_OTHER_IMAGES = ("source_image", "reference_images", "mask")
 
 
 def read_samples(
@@ -301,8 +302,7 @@ def _rows_in_folder(
         require(table, "image", "item")
         return _rows_by_item(table, folder, layout, system, found)
     rows = _rows_by_image(table, folder.root, layout, system, found, folder)
-    named = {row.name for row in rows}
-    rest = [name for name in folder.images if name not in named]
+    rest = _rest(folder, {row.name for row in rows}, rows)
     if "system" not in table:
         report_mixed(layout, folder, found)
     return rows + [_row_of(folder, layout, name, None) for name in rest]
@@ -335,11 +335,22 @@ def _rows_of_metadata(
                 row.name = name
             rows.setdefault(row.name if isinstance(row.image, str) else file, []).append(row)
         by_name.update(rows)
-    rest = [name for name in folder.images if name not in by_name]
+    rest = _rest(folder, by_name, [row for rows in by_name.values() for row in rows])
     report_mixed(layout, folder, found)
     return [row for rows in by_name.values() for row in rows] + [
         _row_of(folder, layout, name, None) for name in rest
     ]
+
+
+def _rest(folder: Folder, named: Collection[str], rows: Sequence[Row]) -> list[str]:
+    """Images that no row is of, nor has as its source, reference or mask."""
+    others = set()
+    for row in rows:
+        for value in map(row.more.get, _OTHER_IMAGES):
+            for each in value if isinstance(value, tuple) else (value,):
+                if isinstance(each, str):
+                    others.add(same_name(relative_name(each, folder.root)))
+    return [n for n in folder.images if n not in named and same_name(n) not in others]
 
 
 _NUMBERED = re.compile(r"(.+)[_/]([0-9]{1,9})", re.DOTALL)

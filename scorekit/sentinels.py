@@ -7,6 +7,7 @@ else was lost), an under-edit or the ideal edit is known, these are ranked as we
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from scorekit.choose import parse_metrics
+from scorekit.images import content_key
 from scorekit.inputs import identity_of
 from scorekit.metric import BaseMetric
 from scorekit.run import STATUS_OK, RunOptions, score_samples
 from scorekit.stats import Estimate, summarize
-from scorekit.types import ImageLike, PathLike, Sample, UsageError
+from scorekit.types import ImageLike, InputError, PathLike, Sample, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,15 +138,16 @@ class _Triple:
     """An edit's source and text, with what is known of it."""
 
     first: Sample
+    source: Any
     edits: list[Sample] = field(default_factory=list)
     known: dict[str, ImageLike] = field(default_factory=dict)
 
-    def images(self) -> Iterator[tuple[str, str, ImageLike]]:
-        """(sentinel or ``edit``, system, image)."""
+    def variants(self) -> Iterator[tuple[str, Sample]]:
+        """The edits as they were given, and each sentinel in the place of the first."""
         for edit in self.edits:
-            yield EDIT, edit.system, edit.image
+            yield EDIT, edit
         for name, image in self.known.items():
-            yield name, name, image
+            yield name, replace(self.first, image=image, system=name, index=0)
 
     @property
     def shown(self) -> ImageLike:
@@ -166,7 +169,7 @@ def read_set(path: PathLike) -> Listing:
     base = Path(path) if Path(path).is_dir() else Path(path).parent
 
     def located(value: Any) -> Any:
-        return str(base / value) if isinstance(value, str) else value
+        return os.path.normpath(base / value) if isinstance(value, str) else value
 
     samples = [
         replace(
@@ -175,7 +178,16 @@ def read_set(path: PathLike) -> Listing:
         )
         for sample in listing.samples
     ]
-    return replace(listing, samples=samples)
+    # In a folder, these are images without a prompt besides.
+    known = {s.meta[k] for s in samples for k in COLUMNS if isinstance(s.meta.get(k), str)}
+    edits = [
+        s
+        for s in samples
+        if s.source_image is not None
+        or not isinstance(s.image, str)
+        or os.path.normpath(s.image) not in known
+    ]
+    return replace(listing, samples=edits)
 
 
 def sentinels(
@@ -226,9 +238,9 @@ def sentinels(
     triples = _triples(samples)
     _add_unrelated(triples, seed)
     variants = [
-        (number, name, replace(triple.first, image=image, system=system))
+        (number, name, sample)
         for number, triple in enumerate(triples)
-        for name, system, image in triple.images()
+        for name, sample in triple.variants()
     ]
     table = score_samples(
         [sample for _, _, sample in variants],
@@ -253,9 +265,10 @@ def sentinels(
 
 def _triples(samples: Sequence[Sample]) -> list[_Triple]:
     found: dict[Any, _Triple] = {}
+    contents: dict[Any, Any] = {}
     for sample in samples:
-        key = (sample.item, identity_of(sample.source_image), sample.text)
-        triple = found.setdefault(key, _Triple(sample))
+        source = _source_of(sample, contents)
+        triple = found.setdefault((sample.item, source, sample.text), _Triple(sample, source))
         if sample.system in KNOWN:
             triple.known[sample.system] = sample.image
         elif sample.image is not None:
@@ -274,11 +287,22 @@ def _triples(samples: Sequence[Sample]) -> list[_Triple]:
     return triples
 
 
+def _source_of(sample: Sample, contents: dict[Any, Any]) -> Any:
+    """The content of a source image: each system may have a copy of its own."""
+    identity = identity_of(sample.source_image)
+    if identity not in contents:
+        try:
+            contents[identity] = content_key(sample.source_image)
+        except InputError:  # its rows will say so
+            contents[identity] = identity
+    return contents[identity]
+
+
 def _add_unrelated(triples: Sequence[_Triple], seed: int) -> None:
     """Give each triple an image of another source, where it has no unrelated one."""
     groups: dict[Any, list[_Triple]] = {}
     for triple in triples:
-        groups.setdefault(identity_of(triple.first.source_image), []).append(triple)
+        groups.setdefault(triple.source, []).append(triple)
     if len(groups) < 2:
         if all("unrelated" in triple.known for triple in triples):
             return

@@ -153,8 +153,11 @@ def _print(report: SentinelReport) -> None:
         if info.headline:
             direction = "" if info.higher_is_better else " (lower is better)"
             console.print(escape(str(info.signature)) + direction, soft_wrap=True)
-    console.print(
-        f"{report.edits} edits; a tie counts half; over > unedited says which way a metric "
-        "leans: above .5 to modification, below it to preservation"
-    )
+    told = f"{report.edits} edits; a tie counts half"
+    if any((row.better, row.worse) == LEANING for row in report.rows):
+        told += (
+            "; over > unedited says which way a metric leans: above .5 to modification, below it "
+            "to preservation"
+        )
+    console.print(told)
     print_failures(report.table)

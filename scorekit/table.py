@@ -57,7 +57,8 @@ class ScoreTable:
     frame : pandas.DataFrame
         One row for each image and metric: system, item, index, image, text, metric, value
         (float64, null where `status` is not ``ok``), status, note, source_image and source_text
-        (where there are sources), evidence (JSON, where a metric gives any), and the columns of the prompts file that scorekit has no use for.
+        (where there are sources), evidence (JSON, where a metric gives any), and the columns of
+        the prompts file that scorekit has no use for.
     metrics : mapping of str to MetricInfo
         By the name in the column `metric`.
     run : mapping
@@ -126,6 +127,17 @@ class ScoreTable:
     def failures(self) -> pd.DataFrame:
         """Rows that were not scored."""
         return self.frame[self.frame["status"] != "ok"]
+
+    def partial_failures(self) -> pd.DataFrame:
+        """Those of components alone: the row's headline has a value (a row without a mask)."""
+        failures = self.failures()
+        row = self.frame.groupby("metric").cumcount()[failures.index]
+        failed = set(zip(failures["metric"], row, strict=True))
+        alone = [
+            not self.metrics[name].headline and (name.rpartition(".")[0], at) not in failed
+            for name, at in zip(failures["metric"], row, strict=True)
+        ]
+        return failures[np.array(alone, dtype=bool)]
 
     def compare(self, other: ScoreTable, metric: str) -> PairedComparison:
         """Compare with another table on the rows that both scored.

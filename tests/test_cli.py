@@ -70,6 +70,21 @@ def test_a_bad_file_is_exit_code_1(run: Any, image_folder: Path, tiny_clip: str)
     assert "2.png: zero bytes" in errors.replace("the file has ", "")
 
 
+def test_a_component_without_a_value_is_told_and_is_no_failure(
+    run: Any, image_folder: Path, tmp_path: Path
+) -> None:
+    good, bad = image_folder / "good", image_folder / "bad"
+    lines = [f"{good / f'{k}.png'},{bad / f'{k}.png'}" for k in range(3)]
+    table = tmp_path / "edits.csv"
+    table.write_text("\n".join(["image,source_image", *lines]) + "\n")
+    code, shown, errors = run("score", table, "-m", "mse", "-o", tmp_path / "mse.parquet")
+    assert code == 0
+    assert "3/3" in shown
+    assert "modification, preservation, locality: the row has no mask" in errors
+    assert "and 2 more" in errors
+    assert "were not scored" not in errors
+
+
 def test_strict_makes_findings_fatal(run: Any, image_folder: Path, tiny_clip: str) -> None:
     picture(50).save(image_folder / "good" / "extra.png")
     code, _, errors = run("score", image_folder, "--backbone", tiny_clip)

@@ -94,6 +94,20 @@ def test_logistic_normal_is_where_its_objective_has_no_slope() -> None:
     assert pull.sum() == pytest.approx(0, abs=1e-8)
 
 
+def test_a_fit_ends_where_no_plane_fits() -> None:
+    # Three texts are on both sides, and a C this large forbids what can't be helped.
+    from sklearn.exceptions import ConvergenceWarning
+
+    rng = np.random.default_rng(0)
+    source, target = rng.standard_normal((7, 4)), rng.standard_normal((6, 4))
+    target[:3] = source[:3]
+    source /= np.linalg.norm(source, axis=1, keepdims=True)
+    target /= np.linalg.norm(target, axis=1, keepdims=True)
+    with pytest.warns(ConvergenceWarning):
+        normal, offset = fit_plane(source, target, "svm", 1e8)
+    assert np.isfinite([*normal, offset]).all()
+
+
 def test_the_direction_depends_on_c() -> None:
     given = triples(n=1)
     sides = given["source_attributes"][0], given["target_attributes"][0]
@@ -323,6 +337,16 @@ def test_a_row_without_a_mask_lacks_its_locality_alone(table: Any) -> None:
     part = cell(table, "augclip.locality", "no mask")
     assert (part.status, np.isnan(part.value)) == ("undefined", True)
     assert "mask" in part.note
+
+
+def test_what_a_row_lacks_for_a_component_alone_is_no_failure_of_it(table: Any) -> None:
+    partial = table.partial_failures()
+    assert set(partial["metric"]) == {f"{text.partition(':')[0]}.locality" for text in EDITS}
+    # Where directional_clip has no value, neither has its locality: that is no partial failure.
+    of_copies = partial[partial["item"] == "unedited"]
+    assert len(of_copies) == len(EDITS) - 2
+    assert len(partial) == len(of_copies) + len(EDITS)
+    assert set(partial.index) < set(table.failures().index)
 
 
 @pytest.mark.parametrize(

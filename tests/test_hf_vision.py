@@ -118,6 +118,20 @@ def test_dino_i_is_the_cosine_of_cls_tokens(case: Any) -> None:
     assert found["dino_i.locality"][2] == ("undefined", "the row has no mask")
 
 
+def test_more_modified_is_more_by_every_distance(vit: str) -> None:
+    metrics = ["mse", "psnr", f"dino_i@{vit}", f"structure_distance:layer=1@{vit}"]
+    options = RunOptions(cache=False, device="cpu")
+    infos = score_samples([edit()], metrics, options=options).metrics
+    # Of these, PSNR alone goes down where more was modified.
+    found = {
+        name.rpartition(".")[0]: info.higher_is_better
+        for name, info in infos.items()
+        if name.endswith(".modification")
+    }
+    assert sorted(found.values()) == [False, True, True, True]
+    assert not found["psnr"]
+
+
 def test_dino_i_against_photos_of_a_subject(vit: str) -> None:
     photos = (SOURCE, EDITED)
     sample = Sample("0", "s", "a text", EDITED, reference_images=photos)

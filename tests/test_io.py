@@ -51,6 +51,21 @@ def error_of(*args, **options):
     return str(caught.value)
 
 
+def test_sources_and_masks_in_the_folder_are_no_rows(tmp_path):
+    put(tmp_path, "edit/a.png", "src/a.png", "mask/a.png", "refs/1.png", "refs/2.png", "edit/b.png")
+    head = "image,source_image,mask,reference_images,text\n"
+    line = 'edit/a.png,./src/a.png,mask/a.png,"[""refs/1.png"", ""refs/2.png""]",a cat\n'
+    write(tmp_path / "prompts.csv", head + line)
+    listing = read_samples(tmp_path)
+    assert [Path(s.image).name for s in listing.samples] == ["a.png", "b.png"]
+    assert texts(listing) == ["a cat", None]
+    # A source that is an image of its own keeps its row.
+    write(tmp_path / "prompts.csv", head + line + "src/a.png,,,,a dog\n")
+    assert texts(read_samples(tmp_path)) == ["a cat", "a dog", None]
+    (tmp_path / "prompts.csv").rename(tmp_path / "metadata.csv")
+    assert texts(read_samples(tmp_path)) == ["a cat", "a dog", None]
+
+
 # Tables
 
 

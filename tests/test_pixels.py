@@ -194,6 +194,15 @@ def test_an_edit_is_decoded_once_and_then_never_again(
     assert other.scores("mse")[0] != first.scores("mse")[0]
 
 
+def test_what_is_kept_in_memory_is_not_the_callers_own() -> None:
+    source, other = (np.asarray(picture(k, 48, 40)) for k in (21, 22))
+    buffer = source.copy()
+    scored([edit(image=EDITED, source_image=buffer)], "mse")
+    buffer[:] = 0  # the next frame of a loop that has one buffer
+    found = scored([edit(image=other, source_image=source)], "mse")
+    assert found["mse"][0] == pytest.approx(squared(other, source).mean())
+
+
 def test_what_is_kept_in_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     from scorekit.backbones import pixels_read
 

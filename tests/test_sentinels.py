@@ -44,6 +44,36 @@ class Number(BaseMetric):
         return Scores(x, {"negative": -x}, undefined=undefined)
 
 
+@dataclass(frozen=True)
+class Plain(BaseMetric):
+    """An image that is a number is its own score; a file has 0."""
+
+    name = "plain"
+    title = "Plain"
+
+    @property
+    def needs(self) -> Mapping[str, Feature]:
+        return {"image": value_of("image")}
+
+    def score(self, features: Any) -> Scores:
+        return Scores(np.array([x if isinstance(x, float) else 0.0 for x in features["image"]]))
+
+
+@dataclass(frozen=True)
+class TextLength(BaseMetric):
+    """How long is the source text."""
+
+    name = "text_length"
+    title = "Text length"
+
+    @property
+    def needs(self) -> Mapping[str, Feature]:
+        return {"text": value_of("source_text")}
+
+    def score(self, features: Any) -> Scores:
+        return Scores(np.array([float(len(text or "")) for text in features["text"]]))
+
+
 @pytest.fixture
 def options() -> RunOptions:
     return RunOptions(cache=False, device="cpu")
@@ -134,6 +164,35 @@ def test_the_unrelated_image_is_of_another_source_and_by_seed(options):
             assert value >= 200
         else:
             assert value != 200 + int(item)
+
+
+def test_copies_of_a_source_are_one_source(options, tmp_path):
+    # Each system has a copy of its own: the other's edit of it is not unrelated.
+    samples = []
+    for system in ("m1", "m2"):
+        for k in range(3):
+            copy = tmp_path / f"{system}-{k}.png"
+            picture(k).save(copy)
+            samples.append(edit(f"{k}", 100.0 + k, str(copy), system))
+    frame = sentinels(samples, Plain(), options=options).table.frame
+    rows = frame[frame["system"] == "unrelated"]
+    assert len(rows) == 3
+    assert (rows["value"] != 100 + rows["item"].astype(int)).all()
+    lone = [each for each in samples if each.item == "0"]
+    with pytest.raises(UsageError, match="all edits have one source"):
+        sentinels(lone, Plain(), options=options)
+
+
+def test_an_edit_is_scored_with_its_own_columns(options):
+    samples = [
+        Sample("a", "m1", "t", 5.0, source_image=1.0, source_text="x", meta={"run": 1}),
+        Sample("a", "m1", "t", 6.0, source_image=1.0, source_text="xyz", index=1, meta={"run": 2}),
+        edit("b", 7.0, 2.0),
+    ]
+    frame = sentinels(samples, TextLength(), options=options).table.frame
+    rows = frame[(frame["item"] == "a") & (frame["system"] == "m1")]
+    assert rows[["index", "run", "value"]].to_numpy().tolist() == [[0, 1, 1], [1, 2, 3]]
+    assert not frame.duplicated(["system", "item", "index", "metric"]).any()
 
 
 def test_a_table_that_brings_its_unrelated_images_needs_no_second_source(options):
@@ -250,6 +309,19 @@ def test_columns_name_sentinels_relative_to_the_table(run, tmp_path):
     code, _, errors = run(*arguments, "-q")
     assert code == 1
     assert "missing_image: 1" in errors
+
+
+def test_a_folder_with_its_sources_and_sentinels_has_no_rows_of_these(tmp_path):
+    lines = ["image,source_image,text,item,system,over_edit"]
+    for k in range(2):
+        for name in ("edit", "source", "over"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            picture(k).save(tmp_path / name / f"{k}.png")
+        lines.append(f"edit/{k}.png,source/{k}.png,a text,{k},m,./over/{k}.png")
+    (tmp_path / "prompts.csv").write_text("\n".join(lines) + "\n")
+    samples = read_set(tmp_path).samples
+    assert [(s.item, s.system) for s in samples] == [("0", "m"), ("1", "m")]
+    assert Path(samples[1].meta["over_edit"]).is_file()
 
 
 def test_wrong_use_ends_with_two(run, scenes, tmp_path):

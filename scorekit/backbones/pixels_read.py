@@ -183,6 +183,7 @@ def _pixels(image: ImageLike) -> Array:
     key = content_key(data)
     pixels = _kept.get(key)
     if pixels is None:
-        pixels = np.asarray(decode(data)) if isinstance(data, bytes) else as_uint8(data)
+        # A caller may fill its array anew: what is kept is a copy.
+        pixels = np.asarray(decode(data)) if isinstance(data, bytes) else as_uint8(data).copy()
         _kept.put(key, pixels)
     return pixels
