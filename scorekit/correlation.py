@@ -280,13 +280,13 @@ def _spearman(x: Floats, y: Floats) -> Weighted:
     return values
 
 
-def _coarser_last(x: Floats, y: Floats) -> Pairs:
-    """Counting costs as much as the second side has distinct values."""
+def coarser_last(x: Floats, y: Floats) -> Pairs:
+    """Pairs of rows; counting them costs as much as the second side has distinct values."""
     return Pairs(x, y) if len(np.unique(y)) <= len(np.unique(x)) else Pairs(y, x)
 
 
 def _tau_b(x: Floats, y: Floats) -> Weighted:
-    pairs, of_x, of_y = _coarser_last(x, y), Ties.of(x), Ties.of(y)
+    pairs, of_x, of_y = coarser_last(x, y), Ties.of(x), Ties.of(y)
 
     def values(weights: Floats) -> Floats:
         total = np.square(weights.sum(axis=1))
@@ -297,7 +297,7 @@ def _tau_b(x: Floats, y: Floats) -> Weighted:
 
 
 def _tau_c(x: Floats, y: Floats) -> Weighted:
-    pairs = _coarser_last(x, y)
+    pairs = coarser_last(x, y)
     sides = [Ties.of(v) for v in (x, y)]
 
     def values(weights: Floats) -> Floats:

@@ -197,6 +197,10 @@ def agreement(
     """
     if scheme.level == "system":
         return _of_means(statistic, x, y, systems)
+    if scheme.grouping == "global":
+        if undefined(statistic, x, y):
+            return lambda weights: np.full(len(weights), np.nan)
+        return weighted(statistic, x, y)
     parts = scheme.parts(len(x), items, systems).values()
     made = [
         (rows, weighted(statistic, x[rows], y[rows]))
@@ -208,9 +212,7 @@ def agreement(
         found = [function(weights[:, rows]) for rows, function in made]
         if not found:
             return np.full(len(weights), np.nan)
-        return found[0] if scheme.grouping == "global" else averaged(
-            np.stack(found, axis=1), scheme.average
-        )  # fmt: skip
+        return averaged(np.stack(found, axis=1), scheme.average)
 
     return values
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,17 @@ class MetricScores:
         """Metrics in the order of their first row."""
         return list(dict.fromkeys(self.frame["metric"]))
 
+    def turned(self, lower_is_better: Sequence[str]) -> MetricScores:
+        """With more metrics of which lower is better.
+
+        Raises
+        ------
+        UsageError
+            If one is not among the scores.
+        """
+        names = chosen_metrics(self, lower_is_better) if lower_is_better else ()
+        return replace(self, lower_is_better=self.lower_is_better | set(names))
+
 
 @dataclass(frozen=True)
 class Joined:
@@ -55,6 +67,7 @@ class Joined:
     rating : ndarray (n,)
         The raters' mean, or each single rating where the set counts those.
     items, systems : ndarray (n,) of str
+    indices : ndarray (n,) of int
     tags : mapping of str to ndarray (n,)
         Skills and the like, empty strings where there is none.
     values : mapping of str to ndarray (n,)
@@ -67,6 +80,7 @@ class Joined:
     rating: Floats
     items: Labels
     systems: Labels
+    indices: npt.NDArray[np.int64]
     tags: Mapping[str, Labels]
     values: Mapping[str, Floats]
     flipped: frozenset[str]
@@ -80,13 +94,31 @@ class Joined:
         scored = np.isfinite(np.stack(list(self.values.values())))
         return np.asarray(scored.all(axis=0))
 
-    def only(self, rows: npt.NDArray[np.bool_]) -> Joined:
-        """Some of the cells."""
+    @property
+    def keys(self) -> list[tuple[str, str, int]]:
+        """system, item and index of each row."""
+        return list(zip(self.systems, self.items, self.indices.tolist(), strict=True))
+
+    @cached_property
+    def cells(self) -> npt.NDArray[np.intp]:
+        """The cell of each row, numbered: several rows have one where each rating counts."""
+        place: dict[tuple[str, str, int], int] = {}
+        return np.array([place.setdefault(key, len(place)) for key in self.keys], np.intp)
+
+    def by_cell(self) -> Joined:
+        """A row a cell, with the mean of its ratings."""
+        _, first, counts = np.unique(self.cells, return_index=True, return_counts=True)
+        means = np.bincount(self.cells, weights=self.rating) / counts
+        return replace(self.only(first), rating=means)
+
+    def only(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Joined:
+        """Some of the rows."""
         return Joined(
             self.dimension,
             self.rating[rows],
             self.items[rows],
             self.systems[rows],
+            self.indices[rows],
             {name: tag[rows] for name, tag in self.tags.items()},
             {name: scores[rows] for name, scores in self.values.items()},
             self.flipped,
@@ -184,13 +216,16 @@ def join(
         cells["value"].to_numpy(float),
         cells["item"].to_numpy(object),
         cells["system"].to_numpy(object),
-        {
-            tag: cells[tag].astype(object).fillna("").astype(str).to_numpy(object)
-            for tag in ratings.tags
-        },
+        cells["index"].to_numpy(np.int64),
+        {tag: as_labels(cells[tag]) for tag in ratings.tags},
         {name: (-1.0 if name in flipped else 1.0) * cells[name].to_numpy(float) for name in names},
         flipped,
     )
+
+
+def as_labels(tag: pd.Series[Any]) -> Labels:
+    """A tag's values as texts, empty where there is none."""
+    return tag.astype(object).fillna("").astype(str).to_numpy(object)
 
 
 def chosen_metrics(scores: MetricScores, metrics: Sequence[str] | None) -> list[str]:
@@ -236,14 +271,16 @@ def _plain(source: Path) -> pd.DataFrame:
         number(cell, f"{source}, {place}")
         for cell, place in zip(table.columns["value"], table.places, strict=True)
     ]
-    n = len(table)
+    names = {name: table.strings(name) for name in ("item", "metric")}
+    for name, cells in names.items():
+        if None in cells:
+            raise table.error(cells.index(None), f"{name} is empty")
     return pd.DataFrame(
         {
             "system": [s or "" for s in table.strings("system")],
-            "item": [s or "" for s in table.strings("item")],
+            "item": names["item"],
             "index": [i or 0 for i in table.integers("index")],
-            "metric": table.strings("metric"),
+            "metric": names["metric"],
             "value": values,
-        },
-        index=range(n),
+        }
     )

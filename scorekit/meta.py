@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -144,15 +144,25 @@ def joined_by_dimension(
         if name not in ratings.dimensions:
             known = ", ".join(ratings.dimensions)
             raise UsageError(f"{ratings.name} has no dimension {name!r}; it has {known}")
-    for name in options.by:
-        if name not in ratings.tags:
-            known = ", ".join(ratings.tags) or "none"
-            raise UsageError(f"{ratings.name} has no tag {name!r}; it has {known}")
+    check_tags(ratings, options)
     metrics = chosen_metrics(scores, options.metrics)
     return {
         dimension: join(scores, ratings, dimension, metrics)
         for dimension in options.dimensions or ratings.dimensions
     }
+
+
+def check_tags(ratings: RatingSet, options: MetaOptions) -> None:
+    """Refuse a tag that the samples don't have.
+
+    Raises
+    ------
+    UsageError
+    """
+    for name in options.by:
+        if name not in ratings.tags:
+            known = ", ".join(ratings.tags) or "none"
+            raise UsageError(f"{ratings.name} has no tag {name!r}; it has {known}")
 
 
 def evaluate(
@@ -180,11 +190,22 @@ def evaluate(
     statistics = options.statistics or DEFAULTS[scale]
     yield from _evaluate(joined, rows, statistics, options, "", "")
     for tag in options.by:
-        labels = joined.tags[tag]
-        for skill in sorted(set(labels)):
-            part = labels == skill
+        for skill, part in by_skill(joined.tags[tag]):
             within = joined.only(part)
             yield from _evaluate(within, rows[part], statistics, options, tag, skill)
+
+
+def by_skill(labels: Iterable[str]) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """Each value of a tag and the rows that have it; ``a|b`` has both a and b.
+
+    Examples
+    --------
+    >>> [(skill, rows.tolist()) for skill, rows in by_skill(["a|b", "b"])]
+    [('a', [True, False]), ('b', [True, True])]
+    """
+    each = [label.split("|") for label in labels]
+    for skill in sorted({skill for skills in each for skill in skills}):
+        yield skill, np.array([skill in skills for skills in each])
 
 
 def comparable(joined: Joined, options: MetaOptions) -> np.ndarray[Any, Any]:
@@ -259,14 +280,14 @@ def _correlation(
     except ValueError as error:
         raise UsageError(f"{statistic} of {used.dimension}: {error}") from error
     known = found.value is not None
-    reasons = [f"{n} groups: {reason}" for reason, n in found.undefined.items()]
-    positives = float(np.mean(used.rating)) if len(used) else None
-    by_chance = {"auroc": 0.5, "average_precision": positives}.get(statistic, 0.0)
+    reasons = [
+        f"{n} group{'s' if n > 1 else ''}: {reason}" for reason, n in found.undefined.items()
+    ]
     return {
         "value": found.value,
         "low": found.low,
         "high": found.high,
-        "random": by_chance if known else None,
+        "random": _by_chance(used, values, statistic, options.scheme) if known else None,
         "eps": None,
         "held_out": None,
         "n_groups": found.n_groups,
@@ -275,13 +296,24 @@ def _correlation(
     }
 
 
+def _by_chance(used: Joined, values: np.ndarray[Any, Any], statistic: str, scheme: Scheme) -> float:
+    """What a score that knows nothing is expected to reach."""
+    if statistic != "average_precision":
+        return 0.5 if statistic == "auroc" else 0.0
+    scored = np.isfinite(values)
+    labels = used.rating[scored]
+    parts = scheme.parts(len(labels), used.items[scored], used.systems[scored])
+    shares = [labels[rows].mean() for rows in parts.values()]
+    return float(np.mean([share for share in shares if 0 < share < 1]))
+
+
 def _pairwise(
     used: Joined, values: np.ndarray[Any, Any], statistic: str, options: MetaOptions
 ) -> dict[str, Any]:
     scheme = options.scheme
     rating, items, groups = used.rating, used.items, None
     if scheme.level == "system":
-        values, rating, items = _system_means(used, values)
+        values, rating, items = system_means(used, values)
     elif scheme.grouping != "global":
         groups = _codes(used.items if scheme.grouping == "per_item" else used.systems)
     found = pairwise_accuracy(
@@ -306,7 +338,7 @@ def _pairwise(
     }
 
 
-def _system_means(
+def system_means(
     used: Joined, values: np.ndarray[Any, Any]
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Means of metric and ratings by system, and the systems' names."""
@@ -323,9 +355,12 @@ def _codes(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.unique(labels.astype(str), return_inverse=True)[1].reshape(-1)
 
 
-def scale_kinds(ratings: RatingSet) -> dict[str, str]:
-    """Kind of scale of each dimension, as `evaluate` takes it."""
-    return {
-        name: ratings.scales[name].kind if name in ratings.scales else "interval"
-        for name in ratings.dimensions
-    }
+def scale_kind(ratings: RatingSet, joined: Joined) -> str:
+    """Kind of scale of a dimension, as `evaluate` takes it.
+
+    Where several raters' labels differ, their mean is no label but a share.
+    """
+    scale = ratings.scales.get(joined.dimension)
+    kind = "interval" if scale is None else scale.kind
+    labelled = np.isin(joined.rating, (0.0, 1.0)).all()
+    return "interval" if kind == "binary" and not labelled else kind

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from scorekit.complementarity import (
     influence,
     metric_correlations,
 )
-from scorekit.correlation import STATISTICS, Statistic
+from scorekit.correlation import BINARY, STATISTICS, Statistic
 from scorekit.joined import Joined, MetricScores
 from scorekit.meta import (
     DEFAULTS,
@@ -25,12 +26,14 @@ from scorekit.meta import (
     evaluate,
     joined_by_dimension,
     results_frame,
-    scale_kinds,
+    scale_kind,
+    system_means,
 )
 from scorekit.meta_choices import evaluate_groups, evaluate_preferences
 from scorekit.preferences import BestOfN, best_of_n
 from scorekit.raters import RaterSummary, summarize_raters
 from scorekit.significance import Ranked, rank_metrics, williams_test
+from scorekit.table import KEY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,13 +58,14 @@ class DimensionReport:
     ranked : Ranked or None
         Metrics in falling order with significance clusters; None for a single metric.
     williams : mapping of (str, str) to float
-        p-values of Williams' test of two metrics' Pearson correlations.
+        p-values of Williams' test of two metrics' Pearson correlations; empty where those within
+        groups are averaged, of which there is no such test.
     raters : RaterSummary or None
         None where there is one rating a cell.
     selection : mapping of str to BestOfN
         What picking an item's best image by a metric gains; empty where items have one image.
     correlations : mapping of (str, str) to float or None
-        Between metrics.
+        Between metrics, by `between`.
     combined : Complementarity or None
     influence : mapping of str to Influence
     """
@@ -75,6 +79,11 @@ class DimensionReport:
     correlations: Mapping[tuple[str, str], float | None] = field(default_factory=dict)
     combined: Complementarity | None = None
     influence: Mapping[str, Influence] = field(default_factory=dict)
+
+    @property
+    def between(self) -> Statistic:
+        """What metrics are correlated with each other by: one of labels has no place there."""
+        return "kendall_tau_b" if self.statistic in BINARY else self.statistic
 
 
 @dataclass(frozen=True)
@@ -134,16 +143,18 @@ def meta_evaluate(
     """
     dimensions: dict[str, DimensionReport] = {}
     results: list[MetaResult] = []
+    notes: list[str] = []
     if ratings.kind == "preferences":
         results.extend(evaluate_preferences(scores, ratings, options))
     elif ratings.kind == "groups":
         results.extend(evaluate_groups(scores, ratings, options))
     else:
-        kinds = scale_kinds(ratings)
         for name, joined in joined_by_dimension(scores, ratings, options).items():
-            results.extend(evaluate(joined, options, scale=kinds[name]))
+            kind = scale_kind(ratings, joined)
+            results.extend(evaluate(joined, options, scale=kind))
             used = joined.only(comparable(joined, options))
-            dimensions[name] = _dimension(used, ratings, kinds[name], options, extras)
+            dimensions[name] = _dimension(used, ratings, kind, options, extras)
+            notes += _common(joined, used)
     return MetaReport(
         ratings.name,
         ratings.kind,
@@ -152,7 +163,7 @@ def meta_evaluate(
         ratings.citation,
         tuple(results),
         dimensions,
-        (*ratings.notes, *_notes(results)),
+        (*ratings.notes, *notes, *_notes(results)),
         {name: str(signature) for name, signature in scores.signatures.items()},
     )
 
@@ -161,38 +172,32 @@ def _dimension(
     used: Joined, ratings: RatingSet, scale: str, options: MetaOptions, extras: Sequence[str]
 ) -> DimensionReport:
     statistic = _statistic(scale, options)
+    about = DimensionReport(used, statistic)
     many = len(used.values) > 1
     found: dict[str, Any] = {}
     items, systems = used.items.astype(str), used.systems.astype(str)
     if "significance" in extras and many:
+        # Rows of one cell share its scores, so they are swapped together.
+        together = ratings.pooling == "each" and options.scheme.grouping != "per_item"
         found["ranked"] = rank_metrics(
             used.values,
             used.rating,
             statistic,
-            items=items,
+            items=used.cells if together else items,
             systems=systems,
             scheme=options.scheme,
+            swap="item" if together else "cell",
             n_resamples=RANK_RESAMPLES,
             seed=options.seed,
         )
-        found["williams"] = _williams(used)
+        found["williams"] = _williams(used, options)
     if "raters" in extras and ratings.pooling == "mean":
-        found["raters"] = _raters(used.dimension, ratings, scale, statistic, options)
-    if "selection" in extras and len(set(used.items)) < len(used):
-        found["selection"] = {
-            name: best_of_n(
-                values,
-                used.rating,
-                items,
-                n_resamples=options.n_resamples,
-                confidence=options.confidence,
-                seed=options.seed,
-            )
-            for name, values in used.values.items()
-        }
+        found["raters"] = _raters(used, ratings, scale, statistic, options)
+    if "selection" in extras:
+        found["selection"] = _selection(used.only(used.common).by_cell(), options)
     if "complementarity" in extras and many:
-        found["correlations"] = metric_correlations(used.values, statistic)
-        if len(set(used.items)) >= FEWEST_ITEMS:
+        found["correlations"] = metric_correlations(used.values, about.between)
+        if len(set(used.items[used.common])) >= FEWEST_ITEMS:
             found["combined"] = complementarity(
                 used.values,
                 used.rating,
@@ -208,7 +213,7 @@ def _dimension(
             for name, values in used.values.items()
             if np.ptp(values[np.isfinite(values)]) > 0 and np.ptp(used.rating) > 0
         }
-    return DimensionReport(used, statistic, **found)
+    return replace(about, **found)
 
 
 def _statistic(scale: str, options: MetaOptions) -> Statistic:
@@ -219,32 +224,69 @@ def _statistic(scale: str, options: MetaOptions) -> Statistic:
     return "kendall_tau_b" if "kendall_tau_b" in DEFAULTS[scale] else "auroc"
 
 
-def _williams(used: Joined) -> dict[tuple[str, str], float | None]:
-    names = list(used.values)
+def _selection(cells: Joined, options: MetaOptions) -> dict[str, BestOfN]:
+    if len(set(cells.items)) == len(cells):
+        return {}
     return {
-        (a, b): williams_test(used.values[a], used.values[b], used.rating).p_value
-        for i, a in enumerate(names)
-        for b in names[i + 1 :]
+        name: best_of_n(
+            values,
+            cells.rating,
+            cells.items.astype(str),
+            n_resamples=options.n_resamples,
+            confidence=options.confidence,
+            seed=options.seed,
+        )
+        for name, values in cells.values.items()
     }
 
 
+def _williams(used: Joined, options: MetaOptions) -> dict[tuple[str, str], float | None]:
+    if options.scheme.grouping != "global":
+        return {}
+    found = {}
+    for a, b in combinations(used.values, 2):
+        both = used.only(np.isfinite(used.values[a]) & np.isfinite(used.values[b]))
+        one, two, rating = both.values[a], both.values[b], both.rating
+        if options.scheme.level == "system":
+            (one, rating, _), two = system_means(both, one), system_means(both, two)[0]
+        found[a, b] = williams_test(one, two, rating).p_value
+    return found
+
+
 def _raters(
-    dimension: str, ratings: RatingSet, scale: str, statistic: Statistic, options: MetaOptions
+    used: Joined, ratings: RatingSet, scale: str, statistic: Statistic, options: MetaOptions
 ) -> RaterSummary | None:
-    matrix = ratings.matrix(dimension)
-    if len(matrix.raters) < 2 or np.isfinite(matrix.values).sum(axis=0).max() < 2:
+    """How the raters of the same cells agree."""
+    matrix = ratings.matrix(used.dimension)
+    keys = set(used.keys)
+    rows = [key in keys for key in matrix.cells[KEY].itertuples(index=False, name=None)]
+    values, cells = matrix.values[:, rows], matrix.cells[rows]
+    if np.isfinite(values).sum(axis=0).max(initial=0) < 2:
         return None
     return summarize_raters(
-        matrix.values,
+        values,
         "nominal" if scale == "binary" else scale,  # type: ignore[arg-type]
-        "kendall_tau_b" if scale == "binary" else statistic,
-        items=matrix.cells["item"].to_numpy(str),
-        systems=matrix.cells["system"].to_numpy(str),
+        "kendall_tau_b" if statistic in BINARY else statistic,
+        items=cells["item"].to_numpy(str),
+        systems=cells["system"].to_numpy(str),
         scheme=options.scheme,
         n_resamples=min(options.n_resamples, 300),
         confidence=options.confidence,
         seed=options.seed,
     )
+
+
+def _common(joined: Joined, used: Joined) -> list[str]:
+    """A note where one metric takes rows from all the others."""
+    scored = {name: int(np.isfinite(values).sum()) for name, values in joined.values.items()}
+    if len(used) == max(scored.values()) or len(used) == len(joined):
+        return []
+    fewest = min(scored, key=lambda name: scored[name])
+    return [
+        f"{joined.dimension}: all is computed on the {len(used)} of {len(joined)} rated rows that "
+        f"every metric scored ({fewest} scored {scored[fewest]}); leave a metric out with -m, or "
+        "give --own-rows"
+    ]
 
 
 def _notes(results: Sequence[MetaResult]) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -168,8 +169,8 @@ def _about(about: DimensionReport) -> Iterator[str]:
         r = about.raters
         yield (
             f"{r.n_raters} raters, {r.n_ratings} ratings of {r.n_cells} images; Krippendorff's "
-            f"alpha {_estimate(r.alpha)}; one rater against the mean of the others, {name} "
-            f"{_estimate(r.ceiling.mean)}"
+            f"alpha {_estimate(r.alpha)}; one rater against the mean of the others, "
+            f"{NAMES[r.ceiling.mean.statistic]} {_estimate(r.ceiling.mean)}"
         )
     if about.combined is not None:
         pairs = sorted(about.combined.pairs, key=lambda p: -p.over_best)[:SHOWN_PAIRS]
@@ -212,7 +213,7 @@ def as_latex(report: MetaReport) -> str:
         ranked = bool(grid.ranks)
         heads = ["metric", *(["rank"] if ranked else []), *map(NAMES.__getitem__, grid.statistics)]
         out += [
-            f"% {grid.title}",
+            "% " + " ".join(grid.title.split()),
             r"\begin{tabular}{l" + "r" * (len(heads)) + "}",
             r"\toprule",
             " & ".join(map(_tex, [*heads, "rows"])) + r" \\",
@@ -237,6 +238,7 @@ def as_json(report: MetaReport) -> dict[str, Any]:
             "significance": None if about.ranked is None else _ranked(about),
             "raters": None if about.raters is None else asdict(about.raters),
             "best_of_n": {metric: asdict(b) for metric, b in about.selection.items()},
+            "correlations_by": about.between,
             "correlations": [
                 {"a": a, "b": b, "value": v} for (a, b), v in about.correlations.items()
             ],
@@ -303,7 +305,7 @@ def _tex_cell(result: MetaResult) -> str:
     if result.value is None:
         return "--"
     bounds = (
-        "" if result.low is None else rf" {{\scriptsize [{result.low:.3f}, {result.high:.3f}]}}"
+        "" if result.low is None else rf" {{\scriptsize $[{result.low:.3f}, {result.high:.3f}]$}}"
     )
     return f"${result.value:.3f}${bounds}"
 
@@ -324,18 +326,26 @@ def _number(value: float | None) -> float:
 
 
 def _plain(text: str) -> str:
-    """A text that Markdown shows as it is."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    """A text that Markdown shows as it is, in one line."""
+    shown = re.sub(r"([\\|*`]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
+    return shown.replace("&", "&amp;").replace("<", "&lt;")
 
 
-_TEX: Sequence[tuple[str, str]] = (
-    ("\\", r"\textbackslash "),
-    *((c, "\\" + c) for c in "&%$#_{}"),
-    ("~", r"\textasciitilde "),
-    ("^", r"\textasciicircum "),
-)
+_TEX = {
+    ord(c): shown
+    for c, shown in {
+        "\\": r"\textbackslash{}",
+        **{c: "\\" + c for c in "&%$#_{}"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "[": "{[}",  # after the end of a row it would begin an argument
+    }.items()
+}
 
 
 def _tex(text: str) -> str:
-    table = {ord(c): replacement for c, replacement in _TEX}
-    return text.translate(table)
+    """A text that LaTeX sets as it is, in one line."""
+    return " ".join(text.split()).translate(_TEX)

@@ -98,6 +98,20 @@ class Pairs:
         """Concordant less discordant pairs (b,), for row weights (b, n)."""
         return self._counted(weights, signed=True)
 
+    def net_of_rows(self) -> Floats:
+        """Concordant less discordant pairs of each row with all others (n,)."""
+        found = np.zeros(len(self.x))
+        for at in self._levels:
+            sizes = np.diff(at.starts, append=len(at.ones))
+            found[at.ones] += at.below + at.above - np.repeat(at.first + at.last, sizes)
+            # A zero is beside a one from the node's first to `below`, and from `above` to its last.
+            edges = ((at.first, sizes), (at.last, sizes), (at.below, None), (at.above, None))
+            first, last, below, above = (
+                np.bincount(places, counts, len(at.zeros) + 1) for places, counts in edges
+            )
+            found[at.zeros] += np.cumsum(first + last - below - above)[:-1]
+        return found
+
     def concordant(self, weights: Floats) -> Floats:
         """Pairs that x and y order alike (b,)."""
         return self._counted(weights, signed=False)

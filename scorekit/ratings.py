@@ -388,8 +388,13 @@ def _frame(rows: Any, columns: Sequence[str]) -> pd.DataFrame:
 def _refuse_twice(frame: pd.DataFrame, key: Sequence[str], what: str) -> None:
     twice = frame.duplicated(list(key))
     if twice.any():
-        first = dict(frame.loc[twice, list(key)].iloc[0])
+        first = _shown(frame.loc[twice, list(key)].iloc[0])
         raise UsageError(f"{what}: {int(twice.sum())} keys are there twice, first {first}")
+
+
+def _shown(key: pd.Series[Any]) -> str:
+    values = (value.item() if isinstance(value, np.generic) else value for value in key)
+    return ", ".join(f"{name} {value!r}" for name, value in zip(key.index, values, strict=True))
 
 
 def _check_values(frame: pd.DataFrame, scales: Mapping[str, Scale], name: str) -> None:
@@ -400,7 +405,7 @@ def _check_values(frame: pd.DataFrame, scales: Mapping[str, Scale], name: str) -
             first = off.iloc[0]
             raise UsageError(
                 f"{name}: {len(off)} values of {dimension} are off the scale {scale.low:g} to "
-                f"{scale.high:g}, first {first['value']:g} of {dict(first[KEY])}"
+                f"{scale.high:g}, first {first['value']:g} of {_shown(first[KEY])}"
             )
 
 
@@ -439,7 +444,8 @@ def _filled(
     for column in wanted:
         if column not in frame.columns:
             if column not in defaults:
-                raise UsageError(f"{what}: no column {column}")
+                has = ", ".join(map(str, frame.columns))
+                raise UsageError(f"{what}: no column {column}; it has {has}")
             frame[column] = defaults[column]
     for column in [c for c in wanted if c != "value"]:
         lacking = frame[column].isna()

@@ -76,7 +76,9 @@ def _weights(
     m = int(codes.max()) + 1
     if m < 2:
         return
-    left = n_resamples or (N_RESAMPLES if m < MANY else N_RESAMPLES_MANY)
+    left = n_resamples
+    if left is None:
+        left = N_RESAMPLES if m < MANY else N_RESAMPLES_MANY
     rng = np.random.default_rng(seed)
     size = max(1, _BATCH_BYTES // (8 * n))
     while left:

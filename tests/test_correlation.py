@@ -164,6 +164,8 @@ def test_pairs_are_counted_as_one_by_one() -> None:
         assert (pairs.concordant(w) == (weight * (sign > 0)).sum(1)).all()
         assert (pairs.discordant(w) == (weight * (sign < 0)).sum(1)).all()
         assert (pairs.both_tied(w) == (weight * (tied & (y[i] == y[j]))).sum(1)).all()
+        of_rows = [sign[(i == row) | (j == row)].sum() for row in range(n)]
+        assert (pairs.net_of_rows() == of_rows).all()
 
 
 def test_reach_compares_differences_as_floats_do() -> None:

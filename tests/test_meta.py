@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import scorekit
+from scorekit import meta_view
 from scorekit.cli import app
 from scorekit.grouping import Scheme
 from scorekit.joined import MetricScores, join
@@ -166,7 +168,13 @@ def test_rows_that_all_scored_and_how_many_were_not() -> None:
         scores(), ratings(), MetaOptions(own_rows=True, n_resamples=0), extras=()
     )
     assert {r.metric: r.n for r in own.results} == {"up": 5, "down": 4}
-    assert report.notes == ("down did not score 1 of the rated rows of alignment",)
+    common, unscored = report.notes
+    assert common.startswith(
+        "alignment: all is computed on the 4 of 5 rated rows that every metric"
+    )
+    assert "(down scored 4)" in common
+    assert unscored == "down did not score 1 of the rated rows of alignment"
+    assert own.notes == (unscored,)
 
 
 def test_lower_is_better_turns_the_sign_and_says_so() -> None:
@@ -215,6 +223,45 @@ def test_metrics_without_a_common_row() -> None:
     half = (frame["metric"] == "up") == frame["item"].isin(["1"])
     with pytest.raises(UsageError, match=r"no row of alignment was scored by all 2 metrics"):
         scorekit.meta_evaluate(MetricScores(frame[half]), ratings(), QUICK)
+
+
+def test_a_row_has_each_of_several_skills() -> None:
+    rated = ratings()
+    samples = rated.samples.assign(skill=["odd", "odd", "even|both", "both", None])
+    rated = replace(rated, samples=samples)
+    options = MetaOptions(
+        metrics=("up",), statistics=("pearson",), by=("skill",), own_rows=True, n_resamples=0
+    )
+    found = scorekit.meta_evaluate(scores(), rated, options, extras=())
+    assert {r.skill: r.n for r in found.results if r.tag} == {"": 1, "both": 2, "even": 1, "odd": 2}
+
+
+def test_raters_are_those_of_the_rows_that_went_in() -> None:
+    every = scorekit.meta_evaluate(
+        scores(), ratings(), MetaOptions(metrics=("up",), n_resamples=0), extras=("raters",)
+    )
+    common = scorekit.meta_evaluate(scores(), ratings(), QUICK, extras=("raters",))
+    counts = [r.dimensions["alignment"].raters for r in (every, common)]
+    assert [(c.n_cells, c.n_ratings) for c in counts if c is not None] == [(5, 10), (4, 8)]
+
+
+def test_best_of_n_compares_metrics_on_common_rows() -> None:
+    options = MetaOptions(own_rows=True, n_resamples=0)
+    about = scorekit.meta_evaluate(scores(), ratings(), options, extras=("selection",)).dimensions[
+        "alignment"
+    ]
+    assert {m: (b.metric.n, b.random.value) for m, b in about.selection.items()} == {
+        "up": (2, 2.625),
+        "down": (2, 2.625),
+    }
+    assert about.selection["up"].metric.value == 3.75
+    assert about.selection["down"].metric.value == 1.5
+
+
+def test_without_resamples_there_is_no_interval() -> None:
+    report = scorekit.meta_evaluate(scores(), ratings(), QUICK)
+    assert len(report.results) == 10
+    assert all(r.low is None and r.high is None for r in report.results)
 
 
 # Tables of scores ----------------------------------------------------------------------------
@@ -284,6 +331,8 @@ def test_any_table_of_scores(tmp_path: Path, suffix: str) -> None:
         ("item,metric\n1,up\n", "needs a column value"),
         ("item,metric,value\n1,up,good\n", "line 2: 'good' is no number"),
         ("item,metric,value\n1,up,inf\n", "line 2: the value is infinite"),
+        ("item,metric,value\n1,up,1\n2,,1\n", "line 3: metric is empty"),
+        ("item,metric,value\n,up,1\n", "line 2: item is empty"),
     ],
 )
 def test_a_bad_table_is_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -291,46 +340,6 @@ def test_a_bad_table_is_one_line(tmp_path: Path, text: str, message: str) -> Non
     file.write_text(text)
     with pytest.raises(UsageError, match=re.escape(message)):
         scorekit.read_scores([file])
-
-
-# Preferences and groups ----------------------------------------------------------------------
-
-
-def test_preferences() -> None:
-    rows = [
-        {"item": str(i), "system_a": "x", "system_b": "y", "rater": r, "choice": c}
-        for i, r, c in [(1, "r", "a"), (2, "r", "b"), (3, "r", "tie"), (4, "r", "a"), (4, "s", "b")]
-    ]
-    rated = rating_set(rows, name="pairs", kind="preferences")
-    values = {("x", 1): 2, ("y", 1): 1, ("x", 2): 2, ("y", 2): 1, ("x", 3): 1, ("y", 3): 0}
-    frame = pd.DataFrame(
-        [
-            {"system": s, "item": str(i), "index": 0, "metric": "m", "value": float(v)}
-            for (s, i), v in values.items()
-        ]
-    )
-    report = scorekit.meta_evaluate(MetricScores(frame), rated, QUICK)
-    assert value(report, "m", "two_afc") == 0.5
-    assert value(report, "m", "two_afc_ties_split") == 0.5
-    assert {r.statistic: (r.n, r.n_unscored) for r in report.results} == {
-        "two_afc": (2, 1),
-        "two_afc_ties_split": (3, 1),
-    }
-
-
-def test_groups() -> None:
-    rows, values = [], []
-    grids = {"1": [[0.9, 0.2], [0.4, 0.3]], "2": [[0.9, 0.2], [0.4, 0.6]]}
-    for item, grid in grids.items():
-        for c in (0, 1):
-            for k in (0, 1):
-                key = {"item": item, "system": f"c{c}_i{k}"}
-                rows.append({**key, "caption": c, "picture": k, "value": float(c == k)})
-                values.append({**key, "index": 0, "metric": "m", "value": grid[c][k]})
-    rated = rating_set(rows, name="wino", kind="groups")
-    report = scorekit.meta_evaluate(MetricScores(pd.DataFrame(values)), rated, QUICK)
-    found = {r.statistic: r.value for r in report.results}
-    assert found == {"text_score": 1.0, "image_score": 0.5, "group_score": 0.5}
 
 
 # The command ---------------------------------------------------------------------------------
@@ -371,6 +380,23 @@ def test_command_says_it_all(files: tuple[Path, Path]) -> None:
     assert "best image of each of 30 items" in out
     assert "good_1 with poor: tau-b" in out
     assert out.count("without item") == 10
+
+
+def test_lower_is_better_of_a_table_that_does_not_say_so(files: tuple[Path, Path]) -> None:
+    out = run(files[0], "-r", files[1], "--fast", "--resamples", 0, "--lower", "good_1")
+    assert out.index("poor") < out.index("good_1")
+    assert "the sign is turned: good_1" in out
+    result = CliRunner().invoke(app, ["meta", str(files[0]), "-r", str(files[1]), "--lower", "no"])
+    assert isinstance(result.exception, UsageError)
+
+
+def test_names_are_shown_as_they_are_in_markdown_and_latex() -> None:
+    frame = scores().frame.replace({"metric": {"up": "[a]_b|<*>", "down": "50% \\\\x"}})
+    report = scorekit.meta_evaluate(MetricScores(frame), ratings(), QUICK, extras=())
+    assert r"| [a]\_b\|&lt;\*> |" in meta_view.as_markdown(report)
+    tex = meta_view.as_latex(report)
+    assert r"{[}a]\_b\textbar{}\textless{}*\textgreater{} & $0.9" in tex
+    assert r"50\% \textbackslash{}\textbackslash{}x & " in tex
 
 
 def test_command_writes_every_form(files: tuple[Path, Path], tmp_path: Path) -> None:

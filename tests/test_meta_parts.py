@@ -116,6 +116,24 @@ def test_permutations_are_those_of_a_plain_loop(statistic: Any) -> None:
     assert found.p_value == pytest.approx((hits + 1) / 1001, abs=0.04)
 
 
+def test_taus_are_compared_without_counting_them_all() -> None:
+    class Other(Scheme):
+        """The same scheme, of which the short cut does not know."""
+
+    rng = np.random.default_rng(5)
+    for case in range(24):
+        n = int(rng.integers(4, 60))
+        y = rng.integers(0, 5, n).astype(float)
+        a, b = y + 2 * rng.normal(size=(2, n))
+        a, b = (np.round(a) if case % 2 else a), (np.round(b) if case % 3 else b)
+        how = {"items": rng.integers(0, 9, n), "swap": "cell" if case % 4 else "item"}
+        one, other = (
+            permutation_test(a, b, y, scheme=scheme, n_resamples=99, seed=case, **how)
+            for scheme in (Scheme(), Other())
+        )
+        assert one == other
+
+
 def test_permutation_of_equal_metrics_and_of_whole_items() -> None:
     rng = np.random.default_rng(1)
     y = rng.normal(size=40)
