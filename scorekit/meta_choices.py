@@ -15,6 +15,7 @@ from scorekit.joined import MetricScores, as_labels, chosen_metrics
 from scorekit.meta import MetaOptions, MetaResult, by_skill, check_tags
 from scorekit.pairs import Floats, Ints
 from scorekit.preferences import two_afc
+from scorekit.significance import Ranked, rank_means
 from scorekit.stats import Estimate, summarize
 from scorekit.table import KEY
 from scorekit.types import UsageError
@@ -25,15 +26,37 @@ if TYPE_CHECKING:
     from scorekit.ratings import RatingSet
 
 Key = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class ChoiceRanks:
+    """Metrics of one dimension in falling order, with significance clusters.
+
+    Attributes
+    ----------
+    statistic : str
+        ``two_afc``, or of groups ``group_score``, and ``text_score`` where there is no other.
+    ranked : Ranked
+        By paired permutation tests of what each row earns, on the rows that all metrics scored.
+    """
+
+    statistic: str
+    ranked: Ranked
+
+
 SHARE: Mapping[str, float] = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 
 def evaluate_preferences(
-    scores: MetricScores, ratings: RatingSet, options: MetaOptions
+    scores: MetricScores,
+    ratings: RatingSet,
+    options: MetaOptions,
+    ranks: dict[str, ChoiceRanks] | None = None,
 ) -> Iterator[MetaResult]:
     """2AFC accuracy of each metric: pairs that people call a tie left out, and split.
 
-    A pair of which both sides have a tag is of both its values.
+    A pair of which both sides have a tag is of both its values. `ranks` is filled by dimension
+    where it is given and there are several metrics.
 
     Raises
     ------
@@ -56,6 +79,13 @@ def evaluate_preferences(
             tag: ["|".join({of_key[a]: 0, of_key[b]: 0}) for a, b in zip(*sides, strict=True)]
             for tag, of_key in tags.items()
         }
+        if ranks is not None and len(values) > 1:
+            told = np.logical_and.reduce([share != 0.5, *scored.values()])
+            earned = {
+                m: _earned(-1.0 if m in scores.lower_is_better else 1.0, v, share, told)
+                for m, v in values.items()
+            }
+            _rank(ranks, dimension, "two_afc", earned, items[told])
         for tag, skill, part in _parts(labels, len(pairs)):
             rows = used & part
             for metric, (a, b) in values.items():
@@ -87,6 +117,23 @@ def evaluate_preferences(
                     )
 
 
+def _earned(sign: float, sides: list[Floats], share: Floats, rows: Floats) -> Floats:
+    """The share of people who agree with a metric, 1/2 where it has a tie."""
+    a, b = (sign * side[rows] for side in sides)
+    return np.where(a == b, 0.5, np.where(a > b, share[rows], 1 - share[rows]))
+
+
+def _rank(
+    ranks: dict[str, ChoiceRanks],
+    dimension: str,
+    statistic: str,
+    earned: Mapping[str, Floats],
+    items: npt.NDArray[Any],
+) -> None:
+    if len(items):
+        ranks[dimension] = ChoiceRanks(statistic, rank_means(earned, items))
+
+
 def _pairs(rows: pd.DataFrame) -> pd.DataFrame:
     """A row a pair, whichever way round its raters had it, with the share who prefer a."""
     keys = [_keys_of(rows, side) for side in "ab"]
@@ -106,13 +153,17 @@ def _keys_of(pairs: pd.DataFrame, side: str) -> list[Key]:
 
 
 def evaluate_groups(
-    scores: MetricScores, ratings: RatingSet, options: MetaOptions
+    scores: MetricScores,
+    ratings: RatingSet,
+    options: MetaOptions,
+    ranks: dict[str, ChoiceRanks] | None = None,
 ) -> Iterator[MetaResult]:
     """Text, image and group score of each metric (Thrush et al., CVPR 2022).
 
     A group is right by text if each picture's right captions all score higher than its wrong ones,
     and by image if each caption's right pictures do. With two captions and two pictures these are
     Winoground's scores; with one picture, as in SugarCrepe, there is a text score alone.
+    `ranks` is filled by dimension where it is given and there are several metrics.
 
     Raises
     ------
@@ -130,10 +181,17 @@ def evaluate_groups(
         scored = {m: groups.all(np.isfinite(v)) for m, v in values.items()}
         used = _rows(list(scored.values()), options, dimension)
         labels = {tag: [of_key[key] for key in first] for tag, of_key in tags.items()}
+        judged = {
+            m: groups.judged(-v if m in scores.lower_is_better else v) for m, v in values.items()
+        }
+        if ranks is not None and len(values) > 1:
+            name = "group" if groups.there["group"].any() else "text"
+            complete = np.logical_and.reduce([groups.there[name], *scored.values()])
+            earned = {m: right[name][complete] for m, right in judged.items()}
+            _rank(ranks, dimension, f"{name}_score", earned, np.flatnonzero(complete))
         for tag, skill, part in _parts(labels, groups.n):
-            for metric, column in values.items():
+            for metric, right in judged.items():
                 flipped = metric in scores.lower_is_better
-                right = groups.judged(-column if flipped else column)
                 for name, there in groups.there.items():
                     if not there.any():
                         continue

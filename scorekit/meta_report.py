@@ -29,7 +29,7 @@ from scorekit.meta import (
     scale_kind,
     system_means,
 )
-from scorekit.meta_choices import evaluate_groups, evaluate_preferences
+from scorekit.meta_choices import ChoiceRanks, evaluate_groups, evaluate_preferences
 from scorekit.preferences import BestOfN, best_of_n
 from scorekit.raters import RaterSummary, summarize_raters
 from scorekit.significance import Ranked, rank_metrics, williams_test
@@ -97,6 +97,8 @@ class MetaReport:
     results : tuple of MetaResult
     dimensions : mapping of str to DimensionReport
         Empty for preferences and groups.
+    choices : mapping of str to ChoiceRanks
+        Ranks by dimension, of preferences and groups.
     notes : tuple of str
         What a reader should know: the reader's own notes, unscored rows, turned signs.
     signatures : mapping of str to str
@@ -112,6 +114,16 @@ class MetaReport:
     dimensions: Mapping[str, DimensionReport]
     notes: tuple[str, ...]
     signatures: Mapping[str, str]
+    choices: Mapping[str, ChoiceRanks] = field(default_factory=dict)
+
+    def ranked(self, dimension: str) -> tuple[str, Ranked] | None:
+        """The statistic that ranks a dimension's metrics, and their ranks; None without a test."""
+        if (chosen := self.choices.get(dimension)) is not None:
+            return chosen.statistic, chosen.ranked
+        about = self.dimensions.get(dimension)
+        if about is None or about.ranked is None:
+            return None
+        return about.statistic, about.ranked
 
     def frame(self) -> pd.DataFrame:
         """The results as rows."""
@@ -144,10 +156,12 @@ def meta_evaluate(
     dimensions: dict[str, DimensionReport] = {}
     results: list[MetaResult] = []
     notes: list[str] = []
+    choices: dict[str, ChoiceRanks] = {}
+    ranks = choices if "significance" in extras else None
     if ratings.kind == "preferences":
-        results.extend(evaluate_preferences(scores, ratings, options))
+        results.extend(evaluate_preferences(scores, ratings, options, ranks))
     elif ratings.kind == "groups":
-        results.extend(evaluate_groups(scores, ratings, options))
+        results.extend(evaluate_groups(scores, ratings, options, ranks))
     else:
         for name, joined in joined_by_dimension(scores, ratings, options).items():
             kind = scale_kind(ratings, joined)
@@ -165,6 +179,7 @@ def meta_evaluate(
         dimensions,
         (*ratings.notes, *notes, *_notes(results)),
         {name: str(signature) for name, signature in scores.signatures.items()},
+        choices,
     )
 
 

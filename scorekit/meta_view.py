@@ -14,6 +14,7 @@ from rich.table import Table
 
 from scorekit.meta import MetaResult
 from scorekit.meta_report import DimensionReport, MetaReport
+from scorekit.significance import Ranked
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,15 +87,10 @@ def grids(report: MetaReport) -> Iterator[Grid]:
         rows: dict[str, dict[str, MetaResult]] = {}
         for r in results:
             rows.setdefault(r.metric, {})[r.statistic] = r
-        about = report.dimensions.get(dimension)
-        by = (
-            about.statistic
-            if about is not None and about.statistic in statistics
-            else statistics[0]
-        )
+        by, ranked = report.ranked(dimension) or (statistics[0], None)
+        by = by if by in statistics else statistics[0]
         ordered = sorted(rows.items(), key=lambda row: -_number(row[1][by].value))
-        ranked = about.ranked if about is not None and not tag else None
-        ranks = dict(zip(ranked.names, ranked.ranks, strict=False)) if ranked is not None else {}
+        ranks = dict(zip(ranked.names, ranked.ranks, strict=True)) if ranked and not tag else {}
         first = results[0]
         how = first.level if first.grouping == "global" else f"{first.level}, {first.grouping}"
         if first.grouping != "global":
@@ -128,6 +124,9 @@ def print_report(report: MetaReport, console: Console) -> None:
             console.print(_selection(name, about))
         for line in _about(about):
             console.print(escape(f"{name}: {line}"), soft_wrap=True)
+    for name, chosen in report.choices.items():
+        how = _how_ranked(chosen.statistic, chosen.ranked)
+        console.print(escape(f"{name}: {how}"), soft_wrap=True)
     for note in report.notes:
         console.print(escape(f"note: {note}"), soft_wrap=True)
     for signature in report.signatures.values():
@@ -157,14 +156,18 @@ def _reasons(grid: Grid) -> Iterator[str]:
             yield f"  {metric}: {reason}"
 
 
+def _how_ranked(statistic: str, ranked: Ranked) -> str:
+    return (
+        f"ranks by {NAMES[statistic]}, on the {ranked.n} rows that all metrics scored: a new rank "
+        "begins where a paired permutation test finds a difference (p < .05)"
+    )
+
+
 def _about(about: DimensionReport) -> Iterator[str]:
     """What a dimension's report says beside its table, in lines."""
     name = NAMES[about.statistic]
     if about.ranked is not None:
-        yield (
-            f"ranks by {name}, on the {about.ranked.n} rows that all metrics scored: a new rank "
-            "begins where a paired permutation test finds a difference (p < .05)"
-        )
+        yield _how_ranked(about.statistic, about.ranked)
     if about.raters is not None:
         r = about.raters
         yield (
@@ -235,7 +238,14 @@ def as_json(report: MetaReport) -> dict[str, Any]:
         dimensions[name] = {
             "statistic": about.statistic,
             "n": len(about.joined),
-            "significance": None if about.ranked is None else _ranked(about),
+            "significance": None
+            if about.ranked is None
+            else {
+                **_ranked(about.ranked),
+                "williams": [
+                    {"a": a, "b": b, "p_value": p} for (a, b), p in about.williams.items()
+                ],
+            },
             "raters": None if about.raters is None else asdict(about.raters),
             "best_of_n": {metric: asdict(b) for metric, b in about.selection.items()},
             "correlations_by": about.between,
@@ -247,6 +257,12 @@ def as_json(report: MetaReport) -> dict[str, Any]:
                 metric: [{"item": i, "change": c} for i, c in found.strongest(len(found.items))]
                 for metric, found in about.influence.items()
             },
+        }
+    for name, chosen in report.choices.items():
+        dimensions[name] = {
+            "statistic": chosen.statistic,
+            "n": chosen.ranked.n,
+            "significance": _ranked(chosen.ranked),
         }
     out: dict[str, Any] = _jsonable(
         {
@@ -262,16 +278,13 @@ def as_json(report: MetaReport) -> dict[str, Any]:
     return out
 
 
-def _ranked(about: DimensionReport) -> dict[str, Any]:
-    ranked = about.ranked
-    assert ranked is not None
+def _ranked(ranked: Ranked) -> dict[str, Any]:
     return {
         "names": ranked.names,
         "values": ranked.values,
         "ranks": ranked.ranks,
         "p_values": ranked.p_values.tolist(),
         "undefined": ranked.undefined,
-        "williams": [{"a": a, "b": b, "p_value": p} for (a, b), p in about.williams.items()],
     }
 
 

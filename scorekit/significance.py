@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scorekit.correlation import Statistic, coarser_last, pearson
 from scorekit.grouping import Labels, Scheme, agreement
 from scorekit.pairs import Floats, Ties
+from scorekit.stats import compare_paired
 
 Swap = Literal["cell", "item"]
 N_PERMUTATIONS = 1000
@@ -301,6 +302,52 @@ def rank_metrics(
         p_values=p,
         n=len(y),
         undefined=tuple(name for name in found if name not in names),
+    )
+
+
+def rank_means(
+    credits: Mapping[str, npt.ArrayLike],
+    clusters: npt.ArrayLike | None = None,
+    *,
+    alpha: float = 0.05,
+    n_resamples: int = N_PERMUTATIONS,
+    seed: int = 0,
+) -> Ranked:
+    """Rank metrics by the mean of what each row earns them (right or wrong, 1 or 0).
+
+    The paired permutation test of `scorekit.stats.compare_paired` swaps two metrics' credits,
+    those of a cluster together.
+
+    Parameters
+    ----------
+    credits : mapping of str to array_like (n,)
+        Finite, of the same rows.
+    clusters : array_like (n,), optional
+    alpha, n_resamples, seed
+        As in `rank_metrics`.
+
+    Examples
+    --------
+    >>> ranked = rank_means({"bad": [0] * 8, "good": [1] * 8, "fair": [1] * 7 + [0]})
+    >>> ranked.names, ranked.ranks
+    (('good', 'fair', 'bad'), (1, 1, 2))
+    """
+    table = {name: np.asarray(v, dtype=np.float64) for name, v in credits.items()}
+    means = {name: float(v.mean()) for name, v in table.items()}
+    names = sorted(means, key=lambda k: -means[k])
+    p = np.ones((len(names), len(names)))
+    for i, a in enumerate(names):
+        for j in range(i + 1, len(names)):
+            found = compare_paired(
+                table[a], table[names[j]], clusters, n_resamples=n_resamples, seed=seed
+            )
+            p[i, j] = p[j, i] = 1.0 if found.p_value is None else found.p_value
+    return Ranked(
+        names=tuple(names),
+        values=tuple(means[name] for name in names),
+        ranks=significance_ranks(p, alpha),
+        p_values=p,
+        n=len(next(iter(table.values()))),
     )
 
 

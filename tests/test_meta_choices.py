@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import scorekit
+from scorekit import meta_view
 from scorekit.grouping import Scheme
 from scorekit.joined import MetricScores
 from scorekit.manifests import load_set
@@ -186,3 +187,50 @@ def test_what_choices_have_none_of_is_refused(options: MetaOptions) -> None:
     rated = rating_set(rows, name="wino", kind="groups")
     with pytest.raises(UsageError, match="wino has groups, not ratings"):
         scorekit.meta_evaluate(MetricScores(pd.DataFrame(values)), rated, options)
+
+
+def test_preferences_have_significance_ranks() -> None:
+    rows, values = [], []
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        rows.append({"item": str(i), "system_a": "x", "system_b": "y", "choice": "ab"[i % 2]})
+        better = 1.0 if i % 2 == 0 else -1.0
+        for name, right in (("good", 0.95), ("also", 0.9), ("chance", 0.5)):
+            sign = better if rng.random() < right else -better
+            for system, value in (("x", sign), ("y", -sign)):
+                values.append(
+                    {"system": system, "item": str(i), "index": 0, "metric": name, "value": value}
+                )
+    rated = rating_set(rows, name="pairs", kind="preferences")
+    given = MetricScores(pd.DataFrame(values))
+    report = scorekit.meta_evaluate(given, rated, QUICK)
+    by, ranked = report.ranked("preference") or ("", None)
+    assert by == "two_afc"
+    assert ranked is not None
+    assert set(ranked.names[:2]) == {"good", "also"}
+    assert ranked.ranks == (1, 1, 2)
+    assert ranked.n == 40
+    told = meta_view.as_json(report)["dimensions"]["preference"]["significance"]
+    assert told["ranks"] == [1, 1, 2]
+    assert told["p_values"][0][2] < 0.01
+    without = scorekit.meta_evaluate(given, rated, QUICK, extras=())
+    assert without.choices == {}
+
+
+def test_groups_have_significance_ranks() -> None:
+    rows, values = [], []
+    for i in range(20):
+        for c in (0, 1):
+            for k in (0, 1):
+                key = {"item": str(i), "system": f"c{c}_i{k}"}
+                rows.append({**key, "caption": c, "picture": k, "value": float(c == k)})
+                for name, right in (("good", True), ("bad", i < 4)):
+                    score = float((c == k) == right)
+                    values.append({**key, "index": 0, "metric": name, "value": score})
+    rated = rating_set(rows, name="wino", kind="groups")
+    report = scorekit.meta_evaluate(MetricScores(pd.DataFrame(values)), rated, QUICK)
+    by, ranked = report.ranked("rating") or ("", None)
+    assert by == "group_score"
+    assert ranked is not None
+    assert (ranked.names, ranked.values, ranked.ranks) == (("good", "bad"), (1.0, 0.2), (1, 2))
+    assert ranked.p_values[0, 1] == pytest.approx(2 / 2**16, abs=2e-3)

@@ -16,6 +16,7 @@ from scorekit.meta import MetaOptions, MetaResult, system_means
 from scorekit.meta_report import RANK_RESAMPLES, DimensionReport, MetaReport
 from scorekit.meta_view import NAMES, Grid, grids
 from scorekit.reporting.page import render, rounded
+from scorekit.significance import Ranked
 
 MOST_POINTS = 4000
 """Rows that are drawn one by one; beyond, their distribution."""
@@ -42,6 +43,9 @@ class Section:
         The one that ranks.
     order : tuple of str
         Metrics, the best first.
+    ranked_by : str
+        The statistic of the permutation tests.
+    ranked : Ranked or None
     """
 
     name: str
@@ -50,6 +54,8 @@ class Section:
     about: DimensionReport | None
     statistic: str
     order: tuple[str, ...]
+    ranked_by: str
+    ranked: Ranked | None
 
     @property
     def ceiling(self) -> Any:
@@ -62,10 +68,11 @@ class Section:
     @property
     def pairs(self) -> list[tuple[int, list[Json]]]:
         """p-values of each metric (a row) against each (a column), with their shades."""
-        ranked = None if self.about is None else self.about.ranked
-        if self.about is None or ranked is None:
+        ranked = self.ranked
+        if ranked is None:
             return []
-        williams = {frozenset(pair): p for pair, p in self.about.williams.items()}
+        known = {} if self.about is None else self.about.williams
+        williams = {frozenset(pair): p for pair, p in known.items()}
         rows = []
         for i, a in enumerate(ranked.names):
             cells = []
@@ -129,11 +136,11 @@ def _sections(report: MetaReport) -> Iterator[Section]:
         (grid,) = found.pop("")
         about = report.dimensions.get(name)
         statistic = grid.statistics[0]
-        if about is not None and about.statistic in grid.statistics:
-            statistic = about.statistic
-        ranked = () if about is None or about.ranked is None else about.ranked.names
-        order = tuple(dict.fromkeys([*ranked, *(metric for metric, _ in grid.rows)]))
-        yield Section(name, grid, found, about, statistic, order)
+        by, ranked = report.ranked(name) or (about.statistic if about else statistic, None)
+        statistic = by if by in grid.statistics else statistic
+        names = ranked.names if ranked else ()
+        order = tuple(dict.fromkeys([*names, *(metric for metric, _ in grid.rows)]))
+        yield Section(name, grid, found, about, statistic, order, by, ranked)
 
 
 def _first(grid: Grid) -> MetaResult:
