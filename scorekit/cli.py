@@ -17,6 +17,7 @@ from scorekit import (
     explain_cli,
     meta_cli,
     rank_cli,
+    report_cli,
     scenes_cli,
     sentinels_cli,
 )
@@ -122,6 +123,10 @@ def score(
         Path | None,
         typer.Option("-o", "--out", metavar="FILE", help="Write the table: .parquet, .csv, .tsv."),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Write a page that shows it: `scorekit report`."),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "fp32",
     quantize: Annotated[
@@ -164,6 +169,8 @@ def score(
     silence_pil()
     if out is not None:
         check_writable(out)
+    if report is not None:
+        report_cli.check(report)
     options = RunOptions(
         device=device,
         dtype=dtype,  # type: ignore[arg-type]
@@ -217,7 +224,9 @@ def score(
         console.print_json(console.table_as_json(table, out))
     else:
         console.print_scores(table, out)
-    if not table.failures().empty:
+    if report is not None:
+        report_cli.write({report.stem if out is None else out.stem: table}, report, quiet=quiet)
+    if len(table.failures()) > len(table.partial_failures()):
         raise typer.Exit(EXIT_FAILED_ROWS)
 
 
@@ -317,6 +326,7 @@ app.command("calibrate")(explain_cli.calibrate)
 app.command("rank")(rank_cli.rank)
 app.command("meta")(meta_cli.meta)
 app.add_typer(data_cli.app, name="data")
+app.command("report")(report_cli.report)
 app.command("sentinels")(sentinels_cli.sentinels)
 app.command("attributes")(attributes_cli.attributes)
 app.add_typer(scenes_cli.app, name="scenes")

@@ -36,6 +36,8 @@ const scorekit = (() => {
     const axis = { gridcolor: theme.line, zerolinecolor: theme.line, linecolor: theme.line };
     const free = layout.free && matchMedia("(pointer: fine)").matches;
     const still = { fixedrange: !free };
+    // Else a plot that follows its window's width spills over what is below.
+    if (layout.height) element.style.height = `${layout.height}px`;
     Plotly.react(
       element,
       traces,

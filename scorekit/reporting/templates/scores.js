@@ -1,0 +1,241 @@
+"use strict";
+// The gallery: what is asked for, the rows in view, and the row that is open.
+(() => {
+  const { data, metrics, names, headlines, rows } = model;
+  const find = (id) => document.getElementById(id);
+  const MOST_SHOWN = 6, MOST_NAMES = 1000, GAP = 14, OVER = 2;
+
+  // What is asked for --------------------------------------------------------------------------
+
+  const form = find("controls");
+  const option = (select, value, label) => {
+    const made = document.createElement("option");
+    made.value = value;
+    made.textContent = label;
+    select.append(made);
+  };
+  const choices = (select, labels, first) => {
+    if (first !== undefined) option(select, "", first);
+    labels.forEach((label, i) => option(select, i, label));
+  };
+  for (const [m, metric] of metrics.entries()) {
+    option(find("sort"), m, metric.up ? metric.name : `${metric.name} (lower is better)`);
+  }
+  option(find("sort"), "", "order of the table");
+  choices(find("by-system"), data.systems.map((name) => name || "(none)"), "all");
+  choices(find("by-run"), data.runs, "all");
+  find("run-label").hidden = !model.several;
+  for (const name of data.items.slice(0, MOST_NAMES)) option(find("item-names"), name, name);
+  option(find("by-status"), "", "all");
+  const met = new Set();
+  for (let row = 0; row < model.n; row++) for (const s of model.statuses(row)) met.add(s);
+  for (const status of met) option(find("by-status"), status, status === "ok" ? "ok (scored)" : status);
+  const tags = [...data.tags.keys()].filter((t) => data.tags[t].filter);
+  option(find("by-tag"), "", "any");
+  for (const t of tags) option(find("by-tag"), t, data.tags[t].name);
+  find("tag-label").hidden = !tags.length;
+  const offerValues = () => {
+    const tag = find("by-tag").value;
+    find("tag-value-label").hidden = tag === "";
+    find("by-value").replaceChildren();
+    if (tag !== "") choices(find("by-value"), data.tags[tag].values.map((v) => v || "(empty)"), "all");
+  };
+
+  // Words, and "phrases in quotes"; all must be found.
+  const wordsOf = (text) => [...text.matchAll(/"([^"]+)"|\S+/g)].map((m) => m[1] ?? m[0]);
+  const number = (id) => (find(id).value === "" ? null : Number(find(id).value));
+  const asked = () => ({
+    metric: number("sort"),
+    worst: find("order").value === "worst",
+    run: number("by-run"),
+    system: number("by-system"),
+    item: find("by-item").value.trim().toLowerCase(),
+    status: find("by-status").value,
+    tag: number("by-tag"),
+    value: number("by-value"),
+    low: number("low"),
+    high: number("high"),
+    words: wordsOf(find("find").value.toLowerCase()),
+  });
+
+  // The rows in view ---------------------------------------------------------------------------
+
+  const grid = find("grid");
+  let wish, found, entries, items, shape;
+  const made = new Map();
+  const shown = () => {
+    const out = headlines.slice(0, MOST_SHOWN);
+    const balance = [...metrics.keys()].filter((m) => /\.(modification|preservation)$/.test(names[m]));
+    if (rows.source) out.push(...balance.slice(0, MOST_SHOWN - out.length));
+    if (wish.metric !== null && !out.includes(wish.metric)) out.push(wish.metric);
+    return out;
+  };
+  // Heights follow from the style sheet: all lines of a card have fixed ones.
+  const measure = () => {
+    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+    const width = grid.clientWidth;
+    const lines = shown().length * 1.35 * rem + shown().length;
+    if (items) return { across: 1, width, height: 16.8 * rem + lines };
+    const across = Math.max(1, Math.floor((width + GAP) / ((rows.source ? 17 : 14.5) * rem + GAP)));
+    return {
+      across,
+      width: (width - GAP * (across - 1)) / across,
+      height: 13 * rem + 8.6 * rem + lines + 4,
+    };
+  };
+  const render = () => {
+    if (!shape.width) return;
+    const step = shape.height + GAP;
+    const top = -grid.getBoundingClientRect().top;
+    const first = Math.max(0, Math.floor(top / step) - OVER) * shape.across;
+    const last = Math.min(
+      entries.length, (Math.ceil((top + innerHeight) / step) + OVER) * shape.across,
+    );
+    for (const [at, element] of made) {
+      // What has the focus stays, wherever it is.
+      if ((at < first || at >= last) && !element.contains(document.activeElement)) {
+        element.remove();
+        made.delete(at);
+      }
+    }
+    for (let at = first; at < last; at++) if (!made.has(at)) place(at);
+  };
+  const place = (at) => {
+    const element = items
+      ? view.sideBySide(entries[at], shown(), wish.metric)
+      : view.card(entries[at], shown(), wish.metric);
+    const [line, column] = [Math.floor(at / shape.across), at % shape.across];
+    element.style.width = `${shape.width}px`;
+    element.style.height = `${shape.height}px`;
+    element.style.transform =
+      `translate(${column * (shape.width + GAP)}px, ${line * (shape.height + GAP)}px)`;
+    element.setAttribute("aria-setsize", entries.length);
+    element.setAttribute("aria-posinset", at + 1);
+    // In the order of the rows, so that the tab key goes from one to the next.
+    const later = [...made.keys()].filter((other) => other > at);
+    grid.insertBefore(element, later.length ? made.get(Math.min(...later)) : null);
+    made.set(at, element);
+  };
+  const layout = () => {
+    shape = measure();
+    grid.style.height = `${Math.ceil(entries.length / shape.across) * (shape.height + GAP)}px`;
+    for (const element of made.values()) element.remove();
+    made.clear();
+    render();
+  };
+  const update = () => {
+    wish = asked();
+    items = find("view").value === "items";
+    found = model.select(wish);
+    entries = items ? model.itemsOf(found) : found;
+    const count = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
+    find("found").textContent =
+      `${count(found.length, "image")} of ${model.n.toLocaleString("en")}` +
+      (items ? `, ${count(entries.length, "item")} with all their images` : "");
+    const filters = ["run", "system", "tag", "low", "high"].filter((name) => wish[name] !== null);
+    const active = filters.length + Boolean(wish.item) + Boolean(wish.status);
+    find("active").textContent = active ? `(${active} in use)` : "";
+    layout();
+  };
+  let waiting = 0;
+  const soon = (what) => () => {
+    cancelAnimationFrame(waiting);
+    waiting = requestAnimationFrame(what);
+  };
+  addEventListener("scroll", soon(render), { passive: true });
+  let width = 0;
+  new ResizeObserver(() => {
+    if (grid.clientWidth !== width) {
+      width = grid.clientWidth;
+      layout();
+    }
+  }).observe(grid);
+  let typed = 0;
+  form.addEventListener("input", (event) => {
+    if (event.target.id === "by-tag") offerValues();
+    clearTimeout(typed);
+    typed = setTimeout(update, event.target.matches("select") ? 0 : 150);
+  });
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("reset", () =>
+    setTimeout(() => {
+      offerValues();
+      update();
+    }),
+  );
+  for (const button of document.querySelectorAll("button[data-status]")) {
+    button.addEventListener("click", () => {
+      form.reset();
+      find("by-status").value = button.dataset.status;
+      find("more").open = true;
+      setTimeout(update);
+      find("gallery").scrollIntoView();
+      find("by-status").focus({ preventScroll: true });
+    });
+  }
+
+  // The row that is open -----------------------------------------------------------------------
+
+  const dialog = find("row");
+  let current = 0, opened = null;
+  const order = () => (items ? entries.flatMap((code) => model.byItem.get(code)) : entries);
+  const open = (row) => {
+    current = row;
+    find("row-head").replaceChildren(view.isolated(model.title(row)));
+    find("row-body").replaceChildren(...view.opened(row, wish.metric, open));
+    const at = order().indexOf(row);
+    find("before").disabled = at <= 0;
+    find("next").disabled = at < 0 || at === order().length - 1;
+    if (!dialog.open) {
+      opened = document.activeElement;
+      dialog.showModal();
+    }
+    dialog.scrollTop = 0;
+  };
+  const go = (by) => {
+    const next = order()[order().indexOf(current) + by];
+    if (next !== undefined && order().includes(current)) open(next);
+  };
+  find("before").addEventListener("click", () => go(-1));
+  find("next").addEventListener("click", () => go(1));
+  find("shut").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  dialog.addEventListener("close", () => {
+    if (opened && opened.isConnected) opened.focus({ preventScroll: true });
+  });
+  dialog.addEventListener("keydown", (event) => {
+    if (event.target.matches("input, pre")) return;
+    if (event.key === "ArrowLeft") go(-1);
+    if (event.key === "ArrowRight") go(1);
+  });
+  grid.addEventListener("click", (event) => {
+    const button = event.target.closest("button.open");
+    if (button) open(Number(button.dataset.row));
+  });
+
+  // Rows that changed most ---------------------------------------------------------------------
+
+  const shifts = data.changes.filter((change) => change.pairs.length);
+  if (shifts.length) {
+    find("changed-panel").hidden = false;
+    const select = find("changed-by");
+    shifts.forEach((shift, i) =>
+      option(select, i, data.runs.length > 2 ? `${shift.metric}, ${data.runs[shift.b]}` : shift.metric),
+    );
+    const list = find("changed");
+    const fill = () => {
+      const shift = shifts[select.value];
+      const metric = names.indexOf(shift.metric);
+      list.replaceChildren(...shift.pairs.map(([a, b, d]) => view.change(a, b, d, metric)));
+    };
+    select.addEventListener("change", fill);
+    list.addEventListener("click", (event) => {
+      const button = event.target.closest("button.open");
+      if (button) open(Number(button.dataset.row));
+    });
+    fill();
+  }
+
+  update();
+  plots(open);
+})();
