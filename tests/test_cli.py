@@ -217,6 +217,8 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, tiny_clip: str) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env=dict(os.environ),
+        # A shell's background job ignores interrupts, and what it starts inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     cache = Path(os.environ["SCOREKIT_CACHE"])
     deadline = time.monotonic() + 60

@@ -155,18 +155,20 @@ def test_waits_grow_with_jitter(server: Server, monkeypatch: pytest.MonkeyPatch)
         ({"Retry_After": "7"}, 7),
         ({"Retry_After": "1.5"}, 1.5),
         ({"retry_after_ms": "250"}, 0.25),
-        ({"Retry_After": formatdate(time.time() + 290, usegmt=True)}, 290),
+        ({"Retry_After": "in 290 s, as a date"}, 290),
     ],
 )
 def test_retry_after_is_waited_for(server: Server, headers: dict[str, str], seconds: float) -> None:
     waits: list[float] = []
+    if seconds == 290:
+        headers = {"Retry_After": formatdate(time.time() + seconds, usegmt=True)}
     server.answers = [error(429, **headers), said("fine")]
     asked = client(server)
     asked._bucket = TokenBucket(None, sleep=waits.append)
     asked.complete(HELLO, max_tokens=5)
-    # A date was made when the test was read, which a loaded machine may have done long ago.
     assert len(waits) == 1
-    assert seconds - (120 if seconds == 290 else 0.5) < waits[0] <= seconds
+    # A date has whole seconds, and a loaded machine takes some of its own.
+    assert seconds - (60 if seconds == 290 else 0.5) < waits[0] <= seconds
 
 
 def test_a_server_that_asks_for_no_wait_is_not_hammered(
