@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from scorekit.arrays import array_namespace, cosine
+from scorekit.metric import BaseMetric
 from scorekit.metrics._edits import CHANGE
+from scorekit.metrics.clipscore import DEFAULT_BACKBONE
 from scorekit.types import Feature, Features, image_embedding, text_embedding
 
 SAME = "the edited image's embedding is the source's: nothing was edited"
+
+
+@dataclass(frozen=True)
+class TripleMetric(BaseMetric):
+    """What metrics of an edit in CLIP's space share: the features of its triple."""
+
+    range = (-1.0, 1.0)
+
+    backbone: str = DEFAULT_BACKBONE
+    prefix: str = ""
+
+    @property
+    def needs(self) -> Mapping[str, Feature]:
+        """The triple's embeddings, and the change of its pixels."""
+        return triple_needs(self.backbone, self.prefix)
 
 
 def triple_needs(backbone: str, prefix: str = "") -> dict[str, Feature]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scorekit.metrics._edits import edit_scores
+from scorekit.metrics._edits import CHANGE, edit_scores
 from scorekit.types import Array, Feature, Scores
 
 Region = Literal["whole", "inside", "outside"]
@@ -20,6 +20,14 @@ def distance(kind: str, backbone: str, *, sizes: Sizes, pie_compat: bool, **more
     params = {**more, **({"sizes": sizes} if sizes != "equal" else {})}
     params |= {"pie_compat": True} if pie_compat else {}
     return Feature(kind, backbone, "sample", tuple(sorted(params.items())))
+
+
+def pixel_needs(sizes: Sizes, pie_compat: bool = False) -> dict[str, Feature]:
+    """The squared and absolute distances of the pixels, and where they differ."""
+    return {
+        "found": distance("pixel_distances", "pixels:rgb", sizes=sizes, pie_compat=pie_compat),
+        "change": CHANGE,
+    }
 
 
 def regional_scores(

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from scorekit.arrays import array_namespace, cosine, normalize
-from scorekit.metric import BaseMetric
-from scorekit.metrics._clip_edits import SAME, balance, triple_needs
+from scorekit.metrics._clip_edits import SAME, TripleMetric, balance
 from scorekit.metrics._edits import edit_scores
-from scorekit.metrics.clipscore import DEFAULT_BACKBONE
 from scorekit.types import Feature, Features, Scores, text_embedding
 
 SAME_TEXT = "source text and target text have the same embedding: they ask for no change"
@@ -39,22 +37,18 @@ def directional_similarity(image: Any, source: Any, text: Any, source_text: Any)
 
 
 @dataclass(frozen=True)
-class DirectionalCLIP(BaseMetric):
+class DirectionalCLIP(TripleMetric):
     """Has the image changed in the direction in which its text has changed."""
 
     name = "directional_clip"
     title = "Directional CLIP similarity"
     version = 1
-    range = (-1.0, 1.0)
-
-    backbone: str = DEFAULT_BACKBONE
-    prefix: str = ""
 
     @property
     def needs(self) -> Mapping[str, Feature]:
         """The triple's embeddings, the source text's, and the change of pixels."""
         return {
-            **triple_needs(self.backbone, self.prefix),
+            **super().needs,
             "source_text": text_embedding(self.backbone, "source_text", prefix=self.prefix),
         }
 

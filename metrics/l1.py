@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scorekit.metric import BaseMetric
-from scorekit.metrics._edits import CHANGE
-from scorekit.metrics._regions import Region, Sizes, distance, regional_scores
+from scorekit.metrics._regions import Region, Sizes, pixel_needs, regional_scores
 from scorekit.types import Feature, Features, Scores
 
 
@@ -29,10 +28,7 @@ class L1(BaseMetric):
     @property
     def needs(self) -> Mapping[str, Feature]:
         """The distance of the row's images, and where they differ."""
-        return {
-            "found": distance("pixel_distances", "pixels:rgb", sizes=self.sizes, pie_compat=False),
-            "change": CHANGE,
-        }
+        return pixel_needs(self.sizes)
 
     def score(self, features: Features) -> Scores:
         """Scores of n edits, with the distances inside and outside the mask."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scorekit.cli_options import check_place
 from scorekit.types import Extracted, InputError, Sample, UsageError
 
 if TYPE_CHECKING:
@@ -186,9 +187,6 @@ def _entry(sample: Sample, result: Extracted, base: Path) -> dict[str, Any]:
 
 def _check_place(out: Path, overwrite: bool) -> None:
     """Raise unless the file may be written: before a model is asked, not after."""
-    if out.suffix.lower() != ".json":
-        raise UsageError(f"{out} must end in .json")
-    if out.is_dir() or not out.parent.is_dir():
-        raise UsageError(f"can't write {out}: {'a folder' if out.is_dir() else 'no such folder'}")
+    check_place(out, (".json",))
     if out.exists() and not overwrite:
         raise UsageError(f"{out} is there already: --overwrite replaces it, mended lists and all")

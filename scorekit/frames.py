@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scorekit.table import replace_file
+from scorekit.table import check_folder, replace_file
 from scorekit.types import UsageError
 
 if TYPE_CHECKING:
@@ -27,12 +26,7 @@ def check_frame_path(path: Path, suffixes: tuple[str, ...] = DATA_SUFFIXES) -> N
     """
     if path.suffix not in suffixes:
         raise UsageError(f"{path.name} must end in {', '.join(suffixes)}")
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder")
-    if not path.parent.is_dir():
-        raise UsageError(f"no folder {path.parent} to write {path.name} into")
-    if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"the folder {path.parent} can't be written")
+    check_folder(path)
 
 
 def save_frame(frame: pd.DataFrame, path: Path) -> None:

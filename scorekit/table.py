@@ -286,6 +286,17 @@ def check_writable(path: Path) -> None:
     """
     if path.suffix not in (".parquet", ".csv", ".tsv"):
         raise UsageError(f"a table is written as .parquet, .csv or .tsv, not {path.name!r}")
+    check_folder(path)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a file that could not be written, whatever its suffix.
+
+    Raises
+    ------
+    UsageError
+        If it is a folder, or its own folder is missing or not writable.
+    """
     if path.is_dir():
         raise UsageError(f"{path} is a folder")
     parent = path.parent

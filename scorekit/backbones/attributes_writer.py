@@ -9,17 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from scorekit.attributes import VERSION, attributes_prompt
-from scorekit.backbones.files import short_hash
 from scorekit.backbones.handle import BackboneInfo
 from scorekit.backbones.question_writer import GREEDY
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
+from scorekit.backbones.writer import Writer
 from scorekit.images import as_uint8, content_key
 from scorekit.judging import Message, Prompt, converse
 from scorekit.types import Extracted, Feature, InputError, Sample, UsageError
@@ -70,7 +69,7 @@ def load(spec: BackboneSpec, options: BackboneOptions) -> AttributeWriter:
     )
 
 
-class AttributeWriter:
+class AttributeWriter(Writer):
     """Writes the attributes of edits.
 
     Parameters
@@ -79,21 +78,8 @@ class AttributeWriter:
     """
 
     def __init__(self, model: ImageModel) -> None:
+        super().__init__(model, "describe", "describer", VERSION)
         self.model = model
-        self.device = model.device
-        self.batch_size = model.batch_size
-        if hasattr(model, "usage"):
-            self.usage = model.usage
-        self.info = replace(
-            model.info,
-            fingerprint=short_hash(["describe", model.info.fingerprint]),
-            facts={**model.info.facts, "describer": str(VERSION)},
-        )
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the model."""
-        return self.info.fingerprint
 
     def content_of(self, feature: Feature, sample: Sample) -> str:
         """Hash of the source image's content, the texts, and what the model is asked with.

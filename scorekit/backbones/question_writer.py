@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from scorekit.backbones.files import checkpoint_folder, one_line_errors, short_hash, weight_files
+from scorekit.backbones.files import checkpoint_folder, one_line_errors, weight_files
 from scorekit.backbones.handle import BackboneInfo
 from scorekit.backbones.questions_file import extracted
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
+from scorekit.backbones.writer import Writer
 from scorekit.inputs import text_error
 from scorekit.question_files import QuestionSet
 from scorekit.questions import Question, questions_of
@@ -128,7 +128,7 @@ def load(spec: BackboneSpec, options: BackboneOptions) -> QuestionWriter:
     raise UsageError(f"{spec.given}: what writes questions is openai:MODEL or hf:NAME")
 
 
-class QuestionWriter:
+class QuestionWriter(Writer):
     """Writes the questions of samples' texts; a reply that can't be read is asked for once more.
 
     Parameters
@@ -137,21 +137,8 @@ class QuestionWriter:
     """
 
     def __init__(self, model: TextModel) -> None:
+        super().__init__(model, "ask", "writer", VERSION)
         self.model = model
-        self.device = model.device
-        self.batch_size = model.batch_size
-        if hasattr(model, "usage"):
-            self.usage = model.usage
-        self.info = replace(
-            model.info,
-            fingerprint=short_hash(["ask", model.info.fingerprint]),
-            facts={**model.info.facts, "writer": str(VERSION)},
-        )
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the text model."""
-        return self.info.fingerprint
 
     def content_of(self, feature: Feature, sample: Sample) -> str:
         """Hash of the text, and of what it is asked with.
