@@ -26,6 +26,7 @@ def score(
     progress: Callable[[int, int], None] | None = None,
     options: RunOptions | None = None,
     columns: dict[str, Sequence[Any]] | None = None,
+    images_within: str | Path | None = None,
     **more_options: Any,
 ) -> ScoreTable:
     """Score images against texts.
@@ -51,6 +52,8 @@ def score(
         Or give its fields by name: ``device="cuda"``, ``cache=False``.
     columns : mapping of str to sequence
         Further fields of `Sample`, or columns to keep: ``{"source_image": [...]}``.
+    images_within : path, optional
+        With a folder or table: read no image outside of this folder.
 
     Returns
     -------
@@ -78,9 +81,10 @@ def score(
                 "give a list of images to say them here"
             )
         listing = read_samples(
-            Path(images),
-            prompts=None if prompts is None else Path(prompts),
+            images,
+            prompts=prompts,
             text=texts if isinstance(texts, str) else None,
+            images_within=images_within,
         )
         for finding in listing.findings:
             warnings.warn(str(finding), stacklevel=2)
@@ -93,6 +97,8 @@ def score(
     else:
         if prompts is not None:
             raise UsageError("prompts go with a folder; give the texts of a list of images")
+        if images_within is not None:
+            raise UsageError("images_within goes with a folder or table")
         samples = samples_from(images, texts, items=items, systems=systems, **(columns or {}))
     if more_options:
         options = RunOptions(**{**vars(options or RunOptions()), **more_options})

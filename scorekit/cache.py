@@ -33,6 +33,17 @@ EXTRACTION = 1
 feature of an older release is served. A change of scores needs a new version of its metric too."""
 
 _LOOKUP = 500  # keys a query: well below SQLite's limit on variables
+_LOCK_SECONDS = 60
+_DAMAGE = (
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_TOOBIG,
+)
+"""Errors that what is in the file is to blame for, not a lock, a permission or the disk."""
+_ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""All that SQLite's module raises; the latter where a message quotes a damaged schema."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sources (
@@ -110,29 +121,24 @@ class FeatureCache:
     Notes
     -----
     Each `put_many` is one transaction: a killed process loses the batch in hand at most. A
-    file that is not a sound database is moved aside and begun anew; an entry whose checksum
-    is wrong is treated as absent. Where the folder can't be written or the disk is full, the
-    run goes on with what it has, and a warning says so.
+    file that is not a sound database is moved aside and begun anew; an entry or note whose
+    checksum is wrong is treated as absent. Of a file that can't be written, what it holds is
+    served. Where there is no place for features, or no more of it, the run goes on with what
+    it has, and a warning says so.
     """
 
     def __init__(self, folder: str | Path | None) -> None:
         self._lock = threading.RLock()
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self.persistent = folder is not None
         self._writable = True
         self._warned: set[str] = set()
-        if folder is not None:
-            try:
-                self._open(Path(folder))
-                return
-            except (OSError, sqlite3.Error) as error:
-                warnings.warn(
-                    f"no cache at {folder} ({error}); this run keeps its features to itself",
-                    stacklevel=2,
-                )
-        self.persistent = False
-        self._temporary = tempfile.TemporaryDirectory(prefix="scorekit-")
-        self._open(Path(self._temporary.name))
+        if folder is None:
+            self._keep_to_itself()
+            return
+        try:
+            self._open(Path(folder))
+        except (OSError, *_ERRORS) as error:
+            self._keep_to_itself(folder, error)
 
     def get_many(self, keys: Iterable[bytes]) -> dict[bytes, Extracted]:
         """Those of the keys that are there, sound ones only."""
@@ -174,8 +180,9 @@ class FeatureCache:
 
     def get_note(self, key: str) -> Any:
         """A JSON value stored under a name by `put_note`; None where there is none."""
-        for (text,) in self._read("SELECT value FROM notes WHERE key = ?", [key]):
-            return json.loads(text)
+        for (stored,) in self._read("SELECT value FROM notes WHERE key = ?", [key]):
+            if isinstance(stored, str) and stored == _sealed(key, text := stored[_SEAL:]):
+                return json.loads(text)
         return None
 
     def put_note(self, key: str, value: Any) -> None:
@@ -183,7 +190,8 @@ class FeatureCache:
         if not self._writable:
             return
         with self._lock, self._guard_writes(), self._db:
-            self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (key, json.dumps(value)))
+            sealed = _sealed(key, json.dumps(value))
+            self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (key, sealed))
 
     def info(self) -> CacheInfo:
         """What the cache holds."""
@@ -245,13 +253,19 @@ class FeatureCache:
         self.path = folder / FILE_NAME
         try:
             self._db = self._connect()
-        except sqlite3.OperationalError:
-            raise  # locked, read-only, no space: not the file's fault
-        except sqlite3.DatabaseError as error:
-            self._begin_anew(error)
+        except _ERRORS as error:
+            if _is_damage(error):
+                self._begin_anew(error)
+            elif _is_lock(error) or not self.path.is_file():
+                raise
+            else:
+                self._open_unwritable(error)
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, timeout=60, check_same_thread=False, isolation_level=None)
+        self._file = _identity(self.path)
+        db = sqlite3.connect(
+            self.path, timeout=_LOCK_SECONDS, check_same_thread=False, isolation_level=None
+        )
         try:
             # Not every file system can hold the shared memory of write-ahead logging; the
             # rollback journal is slower and as safe.
@@ -259,30 +273,75 @@ class FeatureCache:
                 db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version not in (0, FORMAT):
-                raise sqlite3.DatabaseError(f"written by another release (format {version})")
             if version == 0:
                 db.executescript(_SCHEMA)
                 db.execute(f"PRAGMA user_version = {FORMAT}")
-            db.execute("SELECT key FROM features LIMIT 1").fetchone()
+            self._check(db)
         except BaseException:
             db.close()
             raise
+        self._file = _identity(self.path)
         return db
+
+    @staticmethod
+    def _check(db: sqlite3.Connection) -> None:
+        """Raise unless the file is a cache of this format that can be read."""
+        # Damaged text is for the checksum of its entry: it must not fail a whole query.
+        db.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version != FORMAT:
+            raise _Unreadable(f"written by another release (format {version})")
+        db.execute("SELECT key FROM features LIMIT 1").fetchone()
+
+    def _open_unwritable(self, error: Exception) -> None:
+        """Serve a file that can't be written, or whose folder or disk has no room for a log."""
+        # Immutable: without a lock or a log. What another process writes meanwhile may be
+        # misread, and the checksums find it out.
+        place = f"{self.path.absolute().as_uri()}?immutable=1"
+        db = sqlite3.connect(place, uri=True, check_same_thread=False, isolation_level=None)
+        try:
+            self._check(db)
+        except _ERRORS:
+            db.close()
+            raise error from None
+        self._db = db
+        self._writable = False
+        self._warn_once("written", error)
+
+    def _keep_to_itself(
+        self, folder: str | Path | None = None, error: Exception | None = None
+    ) -> None:
+        """Keep the features in a temporary file; a folder that was asked for is told of."""
+        if folder is not None:
+            warnings.warn(
+                f"no cache at {folder} ({error}); this run keeps its features to itself",
+                stacklevel=4,
+            )
+        self._writable = True
+        try:
+            self._temporary = tempfile.TemporaryDirectory(prefix="scorekit-")
+            self.path = Path(self._temporary.name) / FILE_NAME
+            self._db = self._connect()
+        except (OSError, sqlite3.Error):  # no room there either
+            self.path = Path(":memory:")
+            self._db = self._connect()
 
     def _begin_anew(self, error: Exception) -> None:
         """Move a file that can't be read aside, never delete it, and start an empty one."""
-        aside = self.path.with_name(f"{FILE_NAME}.unreadable-{time.time_ns()}")
-        with contextlib.suppress(FileNotFoundError):
-            self.path.rename(aside)
-        for suffix in ("-wal", "-shm"):
-            self.path.with_name(FILE_NAME + suffix).unlink(missing_ok=True)
-        warnings.warn(
-            f"the cache {self.path} can't be read ({error}); begun anew, the old file is "
-            f"{aside.name}",
-            stacklevel=2,
-        )
-        self._db = self._connect()
+        try:
+            if _identity(self.path) == self._file:  # else another process has done so
+                aside = self.path.with_name(f"{FILE_NAME}.unreadable-{time.time_ns()}")
+                self.path.rename(aside)
+                for suffix in ("-wal", "-shm"):
+                    self.path.with_name(FILE_NAME + suffix).unlink(missing_ok=True)
+                warnings.warn(
+                    f"the cache {self.path} can't be read ({error}); begun anew, the old file "
+                    f"is {aside.name}",
+                    stacklevel=2,
+                )
+            self._db = self._connect()
+        except (OSError, *_ERRORS) as again:
+            self._keep_to_itself(self.path.parent, again)
 
     def _warn_once(self, what: str, error: Exception) -> None:
         if what not in self._warned:
@@ -296,12 +355,8 @@ class FeatureCache:
         with self._lock:
             try:
                 return self._db.execute(query, values).fetchall()
-            except sqlite3.OperationalError as error:
-                self._warn_once("read", error)
-                return []
-            except sqlite3.DatabaseError as error:
-                self._db.close()
-                self._begin_anew(error)
+            except _ERRORS as error:
+                self._recover("read", error)
                 return []
 
     @contextlib.contextmanager
@@ -309,13 +364,21 @@ class FeatureCache:
         """A cache that can't be written costs its features, not the run."""
         try:
             yield
-        except sqlite3.OperationalError as error:
-            # A lock passes; anything else (disk full, read-only) would fail each time.
-            self._writable = "locked" in str(error)
-            self._warn_once("written", error)
-        except sqlite3.DatabaseError as error:
+        except _ERRORS as error:
+            self._recover("written", error)
+
+    def _recover(self, what: str, error: Exception) -> None:
+        """Do what lets the run go on after an error of the file."""
+        if _is_damage(error):
             self._db.close()
             self._begin_anew(error)
+            return
+        self._warn_once(what, error)
+        if _is_lock(error):
+            # Who has held it for so long may have stopped for good: no such wait each time.
+            self._db.execute("PRAGMA busy_timeout = 1000")
+        elif what == "written":
+            self._writable = False  # disk full, read-only: it would fail each time
 
 
 class MemoryCache:
@@ -358,10 +421,13 @@ def _encode(key: bytes, entry: Extracted) -> tuple[str, str, str, int, bytes]:
     return dtype, shape, info, _checksum(key, dtype, shape, info, data), data
 
 
-def _decode(
-    key: bytes, dtype: str, shape: str, info: str, checksum: int, data: bytes
-) -> Extracted | None:
-    if _checksum(key, dtype, shape, info, data) != checksum:
+def _decode(*row: Any) -> Extracted | None:
+    """The entry of a row as SQLite gives it; None where anything of it is not as it was put."""
+    key, dtype, shape, info, checksum, data = row
+    try:
+        if _checksum(key, dtype, shape, info, data) != checksum:
+            return None
+    except (AttributeError, TypeError):  # damage turns texts into bytes or nulls as well
         return None
     array = np.frombuffer(data, dtype=np.dtype(dtype)).reshape(json.loads(shape))
     return Extracted(array, json.loads(info) if info else {})
@@ -370,3 +436,41 @@ def _decode(
 def _checksum(key: bytes, dtype: str, shape: str, info: str, data: bytes) -> int:
     head = b"\0".join([key, dtype.encode(), shape.encode(), info.encode()])
     return zlib.crc32(data, zlib.crc32(head))
+
+
+_SEAL = 8
+
+
+def _sealed(key: str, text: str) -> str:
+    """A note's text behind a checksum of it and its name."""
+    return f"{zlib.crc32(text.encode(), zlib.crc32(key.encode())):08x}{text}"
+
+
+class _Unreadable(sqlite3.DatabaseError):
+    """A sound database that is no cache of this release."""
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether what is in the file is to blame, and only a new file helps."""
+    if isinstance(error, _Unreadable | UnicodeDecodeError):
+        return True
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # of the Python module: used after `close`
+        return False
+    if code == sqlite3.SQLITE_ERROR:  # the schema is text in the file, and our SQL is sound
+        return "no such" in str(error) or "no column" in str(error)
+    return code & 0xFF in _DAMAGE
+
+
+def _is_lock(error: Exception) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another of its name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

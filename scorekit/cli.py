@@ -15,6 +15,7 @@ from scorekit import (
     cache_cli,
     data_cli,
     explain_cli,
+    interrupts,
     meta_cli,
     rank_cli,
     report_cli,
@@ -23,19 +24,24 @@ from scorekit import (
 )
 from scorekit.cli_options import (
     EXIT_FAILED_ROWS,
+    Address,
     CacheDir,
     CalibrationFile,
-    Device,
+    Devices,
     Dtype,
+    Engine,
+    ImagesWithin,
     Json,
     NoCache,
     Resize,
+    Shards,
+    SpreadsheetSafe,
     cache_choice,
+    shards_choice,
 )
 from scorekit.types import UsageError
 
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="scorekit",
@@ -56,13 +62,13 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
     except SystemExit as stop:
-        if stop.code != EXIT_INTERRUPTED:
+        if stop.code not in (interrupts.EXIT_INTERRUPTED, interrupts.EXIT_TERMINATED):
             raise
         # An interrupt inside torch's import leaves the interpreter with a mark that would turn
         # this exit code into death by the signal, though all was told and kept.
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(EXIT_INTERRUPTED)
+        os._exit(int(stop.code))
     except BrokenPipeError:  # `scorekit metrics | head`
         sys.stderr.close()
         sys.exit(0)
@@ -86,9 +92,13 @@ def _root(
 
 
 @app.command()
+@interrupts.ends_in_order
 def score(
     path: Annotated[
-        Path, typer.Argument(help="Folder of images, table (CSV, TSV, JSONL, Parquet) or image.")
+        str,
+        typer.Argument(
+            help="Folder of images, table (CSV, TSV, JSONL, Parquet) or image; or its URL (s3://)."
+        ),
     ],
     metric: Annotated[
         list[str] | None,
@@ -114,20 +124,27 @@ def score(
     ] = None,
     calibration: CalibrationFile = None,
     prompts: Annotated[
-        Path | None,
+        str | None,
         typer.Option(metavar="FILE", help="Table with image,text (or item,text) columns."),
     ] = None,
     text: Annotated[str | None, typer.Option(help="One prompt for all images.")] = None,
     system: Annotated[str | None, typer.Option(help="System name for all images.")] = None,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option("-o", "--out", metavar="FILE", help="Write the table: .parquet, .csv, .tsv."),
     ] = None,
     report: Annotated[
         Path | None,
         typer.Option(metavar="FILE.html", help="Write a page that shows it: `scorekit report`."),
     ] = None,
-    device: Device = "auto",
+    heat_maps: Annotated[
+        bool,
+        typer.Option("--heat-maps", help="Keep heat maps of misaligned words for the report."),
+    ] = False,
+    headlines: Annotated[
+        bool, typer.Option("--headlines", help="Print no components of metrics.")
+    ] = False,
+    device: Devices = "auto",
     dtype: Dtype = "fp32",
     quantize: Annotated[
         str, typer.Option(help="none or int8: a vision-language model's weights.")
@@ -139,9 +156,16 @@ def score(
     batch_size: Annotated[
         int | None, typer.Option(help="Inputs a forward pass; scores do not depend on it.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Threads that read images.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that read images; actors of --engine ray.")
+    ] = None,
+    engine: Engine = "local",
+    address: Address = None,
+    shards: Shards = None,
     cache: CacheDir = None,
     no_cache: NoCache = False,
+    images_within: ImagesWithin = None,
+    spreadsheet_safe: SpreadsheetSafe = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Duplicates, gaps and ambiguities are fatal.")
     ] = False,
@@ -162,13 +186,15 @@ def score(
     from scorekit import console
     from scorekit.choose import parse_metrics, with_defaults
     from scorekit.images import silence_pil
-    from scorekit.io import read_samples
+    from scorekit.io import OUTSIDE, read_samples
     from scorekit.run import RunOptions, score_samples
-    from scorekit.table import check_writable
+    from scorekit.table import check_delimited, check_writable
 
     silence_pil()
     if out is not None:
         check_writable(out)
+    if spreadsheet_safe:
+        check_delimited("" if out is None else out)
     if report is not None:
         report_cli.check(report)
     options = RunOptions(
@@ -182,6 +208,9 @@ def score(
         trust_remote_code=trust_remote_code,
         cache=cache_choice(cache, no_cache),
         workers=workers,
+        engine=engine,  # type: ignore[arg-type]
+        address=address,
+        shards=shards_choice(engine, shards, out),
     )
     asked = parse_metrics(metric or ["clipscore"], backbone)
     chosen = with_defaults(asked.values(), question=question, answer=answer)
@@ -192,48 +221,54 @@ def score(
         chosen, used = with_calibration(chosen, calibration, options)
         record["calibration"] = origin_of(calibration, used)
         print(f"note: {record['calibration']}", file=sys.stderr)
-    listing = read_samples(path, prompts=prompts, text=text, system=system)
+    if heat_maps:
+        from scorekit.heat_maps import add_heat_maps, check_heat_maps
+
+        check_heat_maps(chosen, options=options)
+    listing = read_samples(
+        path, prompts=prompts, text=text, system=system, images_within=images_within
+    )
     console.print_findings(listing.findings)
-    if strict and listing.findings:
-        raise UsageError(f"{len(listing.findings)} findings above, and --strict was asked for")
+    if strict and (amiss := [f for f in listing.findings if f.kind != OUTSIDE]):
+        raise UsageError(f"{len(amiss)} findings above, and --strict was asked for")
     record |= {
-        "input": str(path),
+        "input": path,
         "prompts": listing.source,
         "findings": [str(finding) for finding in listing.findings],
     }
-    try:
-        with console.progress(len(listing.samples), quiet=quiet) as advance:
-            table = score_samples(
-                listing.samples,
-                chosen,
-                options=options,
-                progress=advance,
-                record=record,
-            )
-    except KeyboardInterrupt:
-        kept = (
-            "nothing was kept (--no-cache)"
-            if no_cache
-            else ("what was computed is in the cache, and the same command goes on from there")
+    with console.progress(len(listing.samples), quiet=quiet) as advance:
+        table = score_samples(
+            listing.samples,
+            chosen,
+            options=options,
+            progress=advance,
+            record=record,
         )
-        print(f"\ninterrupted: {kept}", file=sys.stderr)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if heat_maps:
+        with console.progress(len(listing.samples), quiet=quiet, what="heat maps") as advance:
+            table = add_heat_maps(table, listing.samples, chosen, options=options, progress=advance)
     if out is not None:
-        table.save(out)
+        table.save(out, spreadsheet_safe=spreadsheet_safe)
+        interrupts.remove_partial(out)
+        if shards is None and options.shards is not None:
+            from scorekit.feature_shards import remove_shards
+
+            remove_shards(str(options.shards))
     if json_:
         console.print_json(console.table_as_json(table, out))
     else:
-        console.print_scores(table, out)
+        console.print_scores(table, out, headlines=headlines)
     if report is not None:
-        report_cli.write({report.stem if out is None else out.stem: table}, report, quiet=quiet)
+        name = Path(report if out is None else out).stem
+        report_cli.write({name: table}, report, images_within=images_within, quiet=quiet)
     if len(table.failures()) > len(table.partial_failures()):
         raise typer.Exit(EXIT_FAILED_ROWS)
 
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(help="A table that `scorekit score --out` wrote.")],
-    b: Annotated[Path | None, typer.Argument(help="Another one; or give --systems.")] = None,
+    a: Annotated[str, typer.Argument(help="A table that `scorekit score --out` wrote.")],
+    b: Annotated[str | None, typer.Argument(help="Another one; or give --systems.")] = None,
     metric: Annotated[
         list[str] | None, typer.Option("-m", "--metric", help="Metrics (default: all shared).")
     ] = None,
@@ -271,7 +306,7 @@ def compare(
                 if metric or (name == names[-1] and not results):
                     raise
                 print(f"note: {error}", file=sys.stderr)
-        labels = (str(a), str(b))
+        labels = (a, b)
     else:
         x, comma, y = str(systems).partition(",")
         if not comma:

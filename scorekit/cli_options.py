@@ -26,14 +26,48 @@ CalibrationFile = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Dtype = Annotated[str, typer.Option(help="fp32, fp16 or bf16, for the model.")]
+Devices = Annotated[
+    str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; cuda:0,cuda:1 for a process on each.")
+]
+Dtype = Annotated[
+    str, typer.Option(help="fp32, fp16 or bf16, for the model; int8 for a dual encoder on a CPU.")
+]
 Resize = Annotated[
     str,
     typer.Option(
         help="exact (PIL) or fast (torch on uint8: a level of 255 off in 0.4% of values)."
     ),
 ]
+ImagesWithin = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Read no image that lies elsewhere, links followed: for tables of strangers.",
+    ),
+]
+SpreadsheetSafe = Annotated[
+    bool,
+    typer.Option(
+        "--spreadsheet-safe",
+        help="In .csv and .tsv: an apostrophe before texts that a spreadsheet would run.",
+    ),
+]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no features.")]
+Engine = Annotated[str, typer.Option(help="local, or ray: actors on a Ray cluster.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Ray cluster to compute on, or auto (default: one is started on this machine).",
+    ),
+]
+Shards = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Keep here what Ray's actors finish (default: beside --out until that is written).",
+    ),
+]
 
 
 def cache_choice(folder: Path | None, off: bool) -> Path | bool | None:
@@ -41,6 +75,19 @@ def cache_choice(folder: Path | None, off: bool) -> Path | bool | None:
     if off and folder is not None:
         raise UsageError("--cache and --no-cache exclude each other")
     return False if off else folder
+
+
+def shards_choice(engine: str, shards: str | None, out: str | None) -> str | None:
+    """Where shards go that --shards did not name: beside the table.
+
+    Examples
+    --------
+    >>> shards_choice("ray", None, "runs/scores.parquet")
+    'runs/scores.shards'
+    """
+    if engine != "ray" or shards is not None or out is None:
+        return shards
+    return f"{out.rpartition('.')[0]}.shards"
 
 
 def one_of(option: str, value: str, *allowed: str) -> str:

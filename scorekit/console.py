@@ -7,7 +7,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from scorekit.io import Finding
     from scorekit.stats import PairedComparison
     from scorekit.table import ScoreTable
+    from scorekit.types import PathLike
 
 LOG_EVERY_SECONDS = 10.0
 EXAMPLES = 5
@@ -105,8 +105,8 @@ def _bar() -> Any:
     )
 
 
-def print_scores(table: ScoreTable, out: Path | None) -> None:
-    """Print the summary of a run."""
+def print_scores(table: ScoreTable, out: PathLike | None, *, headlines: bool = False) -> None:
+    """Print the summary of a run; of `headlines` alone, without the metrics' components."""
     console = stdout()
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     grid.add_column("metric")
@@ -115,6 +115,8 @@ def print_scores(table: ScoreTable, out: Path | None) -> None:
         grid.add_column(heading, justify="right", no_wrap=True)
     previous = None
     for metric, system, estimate in table.summary():
+        if headlines and not table.metrics[metric].headline:
+            continue
         label = "" if metric == previous else escape(metric)
         if previous is not None and label:
             grid.add_section()
@@ -161,7 +163,7 @@ def print_failures(table: ScoreTable) -> None:
         print(f"  ... and for {n} more reasons", file=sys.stderr)
 
 
-def table_as_json(table: ScoreTable, out: Path | None) -> dict[str, Any]:
+def table_as_json(table: ScoreTable, out: PathLike | None) -> dict[str, Any]:
     """The summary of a run as a JSON value."""
     metrics: dict[str, Any] = {}
     for metric, system, estimate in table.summary():

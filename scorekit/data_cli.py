@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scorekit.cli_options import Json
+from scorekit.cli_options import Json, SpreadsheetSafe
 from scorekit.types import UsageError
 
 if TYPE_CHECKING:
@@ -123,24 +123,29 @@ def export_set(
         Path | None,
         typer.Option("--from", metavar="DIR", help="Where its files are, if not fetched."),
     ] = None,
+    spreadsheet_safe: SpreadsheetSafe = False,
 ) -> None:
     """Write what a set holds as a table."""
     from scorekit.frames import check_frame_path, save_frame
     from scorekit.manifests import load_set
     from scorekit.rating_files import lists_as_json
+    from scorekit.table import check_delimited
 
     if what not in ("samples", "ratings", "scores"):
         raise UsageError(f"--what is samples, ratings or scores, not {what!r}")
     check_frame_path(out)
+    if spreadsheet_safe:
+        check_delimited(out)
     found = load_set(name, source)
     if what == "ratings":
-        found.save(out)
+        found.save(out, spreadsheet_safe=spreadsheet_safe)
         rows = len(found)
     else:
         frame = found.samples if what == "samples" else found.scores
         if frame is None:
             raise UsageError(f"the files of {name} carry no scores of metrics")
-        save_frame(lists_as_json(frame) if out.suffix in (".csv", ".tsv") else frame, out)
+        flat = lists_as_json(frame) if out.suffix in (".csv", ".tsv") else frame
+        save_frame(flat, out, spreadsheet_safe=spreadsheet_safe)
         rows = len(frame)
     print(f"{rows} rows written to {out}")
 

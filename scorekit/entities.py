@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,15 +14,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from scorekit.images import as_uint8, decode, read_bytes
+from scorekit import remote
+from scorekit.images import as_uint8, read_bytes, size_of_file
 from scorekit.types import Array, Extracted, ImageLike, InputError
 
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 
 _KEYS = ("text", "box", "box_relative", "mask")
-_TURNED = (5, 6, 7, 8)
-"""EXIF orientations that swap width and height."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ def _entity(number: int, given: Any) -> Entity:
     try:
         nested = [boxes] if not hasattr(boxes[0], "__len__") else list(boxes)
         read = tuple(_box(each) for each in nested)
-    except (TypeError, ValueError, IndexError, KeyError):
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError):
         raise _malformed(f"entity {number}: {where[0]} is four numbers x0, y0, x1, y1") from None
     return Entity(text.strip(), read, where[0] == "box_relative")
 
@@ -133,7 +130,7 @@ def with_mask_paths(given: Any, base: str) -> Any:
     try:
         listed = json.loads(given) if isinstance(given, str) else given
         return [
-            {**each, "mask": os.path.join(base, each["mask"])}
+            {**each, "mask": remote.join(base, each["mask"])}
             if isinstance(each.get("mask"), str)
             else each
             for each in listed
@@ -156,15 +153,7 @@ def size_of(image: ImageLike) -> Size:
     if isinstance(image, Image.Image) or not isinstance(image, str | Path | bytes):
         height, width = as_uint8(image).shape[:2]
         return width, height
-    data = image if isinstance(image, bytes) else read_bytes(image)
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            width, height = opened.size
-            turned = opened.getexif().get(0x0112) in _TURNED
-    except Exception:  # what is wrong with it, `decode` says in its own words
-        width, height = decode(data).size
-        turned = False
-    return (height, width) if turned else (width, height)
+    return size_of_file(image if isinstance(image, bytes) else read_bytes(image))
 
 
 def region_of(entity: Entity, size: Size) -> tuple[str, str]:

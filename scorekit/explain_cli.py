@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,9 +23,12 @@ from scorekit.cli_options import (
 )
 from scorekit.types import UsageError
 
+if TYPE_CHECKING:
+    from scorekit.run import RunOptions
+
 
 def explain(
-    image: Annotated[Path, typer.Argument(help="An image.")],
+    image: Annotated[str, typer.Argument(help="An image.")],
     text: Annotated[str, typer.Argument(help="What it should show.")],
     backbone: Annotated[
         str | None, typer.Option(help="CLIP-type model (default: clip4dm's).")
@@ -62,13 +65,13 @@ def explain(
     from scorekit import console, explain_view
     from scorekit.explain import explain as explain_pair
     from scorekit.images import as_uint8, silence_pil
-    from scorekit.run import RunOptions
 
     silence_pil()
     for path, suffixes in ((heatmap, (".png",)), (html, (".html", ".htm"))):
         check_place(path, suffixes)
     if calibration is not None and (eps is not None or unit != "raw"):
         raise UsageError("--calibration brings eps and unit: leave out --eps and --unit")
+    options = _options(device, dtype, resize, cache_choice(cache, no_cache))
     found = explain_pair(
         image,
         text,
@@ -79,12 +82,7 @@ def explain(
         eps=eps,
         unit=one_of("--unit", unit, "raw", "scaled", "z"),  # type: ignore[arg-type]
         calibration=calibration,
-        options=RunOptions(
-            device=device,
-            dtype=dtype,  # type: ignore[arg-type]
-            resize=resize,  # type: ignore[arg-type]
-            cache=cache_choice(cache, no_cache),
-        ),
+        options=options,
     )
     if heatmap is not None or html is not None:
         picture = Image.fromarray(as_uint8(image))
@@ -135,10 +133,10 @@ def calibrate(
     from scorekit.calibrated import calibrate_rows
     from scorekit.calibration import read_labelled, save_calibration
     from scorekit.images import silence_pil
-    from scorekit.run import RunOptions
 
     silence_pil()
     check_place(out)
+    options = _options(device, dtype, resize, cache_choice(cache, no_cache))
     rows = read_labelled(data)
     with console.progress(len(rows), quiet=quiet) as advance:
         fitted = calibrate_rows(
@@ -146,12 +144,7 @@ def calibrate(
             backbone=backbone,
             unit=one_of("--unit", unit, "raw", "scaled", "z"),  # type: ignore[arg-type]
             min_precision=min_precision,
-            options=RunOptions(
-                device=device,
-                dtype=dtype,  # type: ignore[arg-type]
-                resize=resize,  # type: ignore[arg-type]
-                cache=cache_choice(cache, no_cache),
-            ),
+            options=options,
             progress=advance,
         )
     save_calibration(out, fitted.calibration)
@@ -165,3 +158,14 @@ def calibrate(
     if lost:
         print(f"{len(lost)} of {len(rows)} rows were left out", file=sys.stderr)
         raise typer.Exit(EXIT_FAILED_ROWS)
+
+
+def _options(device: str, dtype: str, resize: str, cache: Path | bool | None) -> RunOptions:
+    from scorekit.run import RunOptions
+
+    return RunOptions(
+        device=device,
+        dtype=dtype,  # type: ignore[arg-type]
+        resize=resize,  # type: ignore[arg-type]
+        cache=cache,
+    )

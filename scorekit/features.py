@@ -108,9 +108,7 @@ class FeatureRun:
         workers: int | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
-        asked = [f for need in needs for f in (need.given_by, need.second, need)]
-        given = [f for f in asked if isinstance(f, Feature)]
-        self.needs = [f for f in dict.fromkeys(given) if f.backbone is not None]
+        self.needs = union_of(needs)
         self.options = options
         self.cache = cache
         self.workers = workers or min(8, os.cpu_count() or 1)
@@ -132,18 +130,24 @@ class FeatureRun:
 
     def chunks(self, samples: Sequence[Sample]) -> Iterator[Chunk]:
         """The samples in order, with their features."""
-        # Of pairs, every image's pixels wait for all of its texts: fewer at a time.
-        paired = any(f.field in IMAGE_FIELDS and f.second is not None for f in self.needs)
-        size = CHUNK_CPU if paired or self._on_cpu() else CHUNK_GPU
-        size = max(size, self.options.batch_size or 0)
-        starts = range(0, len(samples), size)
+        size = chunk_size(self.needs, self.options, on_cpu=self._on_cpu())
+        return self.run(
+            Chunk(start, list(samples[start : start + size]))
+            for start in range(0, len(samples), size)
+        )
+
+    def run(self, chunks: Iterable[Chunk | None]) -> Iterator[Chunk]:
+        """Fill chunks with their features, in order, reading one ahead.
+
+        None among them says that the next is not known yet: what was begun is finished first.
+        """
         with ThreadPoolExecutor(self.workers, thread_name_prefix="scorekit-read") as pool:
             ahead: deque[tuple[Chunk, dict[Any, Future[ImageWork]]]] = deque()
             try:
-                for start in starts:
-                    chunk = Chunk(start, list(samples[start : start + size]))
-                    ahead.append((chunk, self._submit(pool, chunk)))
-                    if len(ahead) > 1:
+                for chunk in chunks:
+                    if chunk is not None:
+                        ahead.append((chunk, self._submit(pool, chunk)))
+                    while len(ahead) > (chunk is not None):
                         yield self._finish(*ahead.popleft())
                 while ahead:
                     yield self._finish(*ahead.popleft())
@@ -151,10 +155,28 @@ class FeatureRun:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
+    def device(self) -> str:
+        """The device that computed features, or "" where all came from the cache."""
+        devices = {str(h.model().device) for h in self.handles.values() if h.loaded}
+        return ", ".join(sorted(devices))
+
+    def usage(self) -> dict[str, Any]:
+        """Calls, tokens and cost of the endpoints that were asked, by backbone."""
+        return {
+            self.labels[name]: handle.model().usage()
+            for name, handle in self.handles.items()
+            if handle.loaded and hasattr(handle.model(), "usage")
+        }
+
+    def close(self) -> None:
+        """Nothing is held: the models stay for the next run of this process."""
+
     def _on_cpu(self) -> bool:
         # A size of chunk is not worth importing torch for: a run from the cache never does.
         if self.options.device in ("cpu", "mps"):
             return True
+        if self.options.device.startswith("cuda"):  # loaded or not: a resumed run's batches
+            return False
         return not any(
             h.loaded and str(h.model().device).startswith("cuda") for h in self.handles.values()
         )
@@ -431,6 +453,20 @@ class FeatureRun:
             return self.options.batch_size
         size: int = self.handles[str(feature.backbone)].model().batch_size
         return size
+
+
+def union_of(needs: Iterable[Feature]) -> list[Feature]:
+    """Each feature once that a backbone computes, those that others rest on included."""
+    asked = [f for need in needs for f in (need.given_by, need.second, need)]
+    given = [f for f in asked if isinstance(f, Feature)]
+    return [f for f in dict.fromkeys(given) if f.backbone is not None]
+
+
+def chunk_size(needs: Iterable[Feature], options: BackboneOptions, *, on_cpu: bool) -> int:
+    """How many samples are read before their forward passes."""
+    # Of pairs, every image's pixels wait for all of its texts: fewer at a time.
+    paired = any(f.field in IMAGE_FIELDS and f.second is not None for f in needs)
+    return max(CHUNK_CPU if paired or on_cpu else CHUNK_GPU, options.batch_size or 0)
 
 
 def with_options(feature: Feature, options: BackboneOptions) -> Feature:

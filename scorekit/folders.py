@@ -6,6 +6,7 @@ import os
 import unicodedata
 from dataclasses import dataclass, field
 
+from scorekit import remote
 from scorekit.prompts import TABLE_SUFFIXES
 from scorekit.types import UsageError
 
@@ -53,7 +54,7 @@ class Folder:
 
     def path(self, name: str) -> str:
         """The path of a file by its relative name."""
-        return os.path.join(self.root, name)
+        return remote.join(self.root, name)
 
     def sidecars(self) -> dict[str, str]:
         """Image name -> name of the text file beside it."""
@@ -75,6 +76,32 @@ def scan(root: str) -> Folder:
         If the folder itself can't be read.
     """
     found = Folder(root)
+    if remote.is_url(root):
+        _list_objects(found)
+    else:
+        _walk(found)
+    for names in (found.images, found.metadata, found.unsupported, found.linked):
+        names.sort()
+    # The order of preference, where a folder holds several.
+    found.prompts.sort(key=lambda name: TABLE_SUFFIXES.index(os.path.splitext(name)[1]))
+    return found
+
+
+def _list_objects(found: Folder) -> None:
+    try:
+        names = remote.find(found.root)
+    except OSError as error:
+        raise UsageError(f"can't read the folder {found.root}: {error.strerror}") from None
+    if not names:
+        raise UsageError(f"there is nothing below {found.root}")
+    for name in names:
+        below, slash, base = name.rpartition("/")
+        if not any(part.startswith(".") for part in name.split("/")):
+            _sort_in(found, below + slash, name, base)
+
+
+def _walk(found: Folder) -> None:
+    root = found.root
     seen: set[tuple[int, int]] = set()
     folders: list[str] = [""]
     links: list[str] = []
@@ -103,11 +130,6 @@ def scan(root: str) -> Folder:
                 (links if entry.is_symlink() else folders).append(name + "/")
             else:
                 _sort_in(found, below, name, entry.name)
-    for names in (found.images, found.metadata, found.unsupported, found.linked):
-        names.sort()
-    # The order of preference, where a folder holds several.
-    found.prompts.sort(key=lambda name: TABLE_SUFFIXES.index(os.path.splitext(name)[1]))
-    return found
 
 
 def _sort_in(found: Folder, below: str, name: str, base: str) -> None:
@@ -163,7 +185,7 @@ class Layout:
         stem = clean(without_suffix(name))
         if self.flat:
             return self.own, stem
-        if os.path.isabs(name) or stem.startswith("../"):
+        if os.path.isabs(name) or remote.is_url(name) or stem.startswith("../"):
             parent = stem.split("/")[-2:-1]
             return (parent[0] if parent and parent[0] not in ("", "..") else self.own), stem
         first, slash, rest = stem.partition("/")
@@ -195,6 +217,8 @@ def same_name(name: str) -> str:
 
 def relative_name(path: str, root: str) -> str:
     """A path's name below a folder, with ``/``; the path itself where it is not below."""
+    if remote.is_url(path):
+        return path.removeprefix(root.rstrip("/") + "/")
     path, root = os.path.normpath(path), os.path.normpath(root or ".")
     if root != "." and path.startswith(root.rstrip(os.sep) + os.sep):
         path = path[len(root.rstrip(os.sep)) + 1 :]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scorekit.table import check_folder, replace_file
+from scorekit.delimited import write_delimited
+from scorekit.table import check_folder
 from scorekit.types import UsageError
+from scorekit.whole_files import replace_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,17 +32,25 @@ def check_frame_path(path: Path, suffixes: tuple[str, ...] = DATA_SUFFIXES) -> N
     check_folder(path)
 
 
-def save_frame(frame: pd.DataFrame, path: Path) -> None:
+def save_frame(frame: pd.DataFrame, path: Path, *, spreadsheet_safe: bool = False) -> None:
     """Write rows by the suffix of the file.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+    path : Path
+    spreadsheet_safe : bool
+        See `scorekit.delimited.write_delimited`; of no other formats.
 
     Raises
     ------
     UsageError
         If the file can't be written.
     """
+    delimited = partial(write_delimited, frame, spreadsheet_safe=spreadsheet_safe)
     writers: Mapping[str, Callable[[Path], Any]] = {
-        ".csv": lambda p: frame.to_csv(p, index=False),
-        ".tsv": lambda p: frame.to_csv(p, index=False, sep="\t"),
+        ".csv": lambda p: delimited(p, ","),
+        ".tsv": lambda p: delimited(p, "\t"),
         ".jsonl": lambda p: frame.to_json(p, orient="records", lines=True, force_ascii=False),
         ".parquet": lambda p: frame.to_parquet(p, index=False),
     }

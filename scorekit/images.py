@@ -5,6 +5,7 @@ numpy and PIL only; tensors are recognised without importing torch.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -24,15 +25,16 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from scorekit.types import Array, ImageLike, InputError, PathLike
+from scorekit import remote
+from scorekit.image_formats import format_of, webp_size
+from scorekit.types import Array, ImageLike, InputError, PathLike, UsageError
+from scorekit.within import Refused
 
 MAX_PIXELS = 89_478_485
 """An image with more pixels has the status ``oversized_image``: PIL's own warning limit."""
 
 MAX_BYTES = 1 << 30
 """A longer file is not read: no image below `MAX_PIXELS` needs as much."""
-
-FORMATS = ("PNG", "JPEG", "WebP", "GIF", "BMP", "TIFF")
 
 # The plugins are called directly, not through Image.open, which warns about large images: a
 # warning can't be silenced for one thread only, and MAX_PIXELS decides here anyway.
@@ -45,34 +47,6 @@ _READERS: Mapping[str, Callable[[Any, str], Image.Image]] = {
     "TIFF": TiffImagePlugin.TiffImageFile,
 }
 
-_MAGIC: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
-    (0, b"\xff\xd8\xff", "JPEG"),
-    (8, b"WEBP", "WebP"),
-    (0, b"GIF8", "GIF"),
-    (0, b"BM", "BMP"),
-    *((0, head, "TIFF") for head in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
-)
-
-_OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"version https://git-lfs", "a Git LFS pointer: the file itself was not fetched"),
-    (4, b"ftypavi", "an AVIF file"),
-    (4, b"ftyphei", "a HEIC file"),
-    (4, b"ftypmif", "a HEIF file"),
-    (4, b"ftyp", "a video (MP4 or MOV)"),
-    (4, b"jP  ", "a JPEG 2000 file"),
-    (4, b"JXL ", "a JPEG XL file"),
-    (0, b"\xff\x0a", "a JPEG XL file"),
-    (0, b"8BPS", "a PSD file"),
-    (0, b"%!PS", "a PostScript file"),
-    (0, b"%PDF", "a PDF file"),
-    (0, b"<svg", "an SVG file"),
-    (0, b"\x93NUMPY", "a numpy array"),
-    (0, b"v/1\x01", "an OpenEXR file"),
-    (0, b"PK\x03\x04", "a ZIP archive"),
-    (0, b"\x1f\x8b", "a gzip archive"),
-)
-
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -82,6 +56,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+_TURNED = (5, 6, 7, 8)
+"""Orientations that swap width and height."""
 
 _ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 258, 262
 
@@ -96,14 +73,24 @@ def silence_pil() -> None:
 
 
 def read_bytes(path: PathLike) -> bytes:
-    """Read an image file's bytes.
+    """Read an image file's bytes; the path may be a URL, see `scorekit.remote`.
 
     Raises
     ------
     InputError
         ``missing_image`` if there is no regular file that may be read, ``oversized_image`` if
         it is longer than `MAX_BYTES`.
+    UsageError
+        If a URL holds credentials, or its store can't be used at all.
     """
+    try:
+        path = remote.located(path)
+    except remote.CredentialsInURL:
+        raise
+    except UsageError as error:
+        raise InputError("missing_image", str(error)) from None
+    if remote.is_url(path):
+        return _read_url(path)
     try:
         # Asked before opening: to open a named pipe would wait for ever.
         found = os.stat(path)
@@ -114,7 +101,11 @@ def read_bytes(path: PathLike) -> bytes:
         if found.st_size > MAX_BYTES:
             raise InputError("oversized_image", f"{path} has {found.st_size:,} bytes")
         with open(path, "rb") as file:
-            return file.read()
+            # Not all that there is: a file of /proc, or one that is being written, has no end.
+            data = file.read(found.st_size + 1)
+        if len(data) > found.st_size:
+            raise InputError("missing_image", f"{path} grew while it was read")
+        return data
     except (FileNotFoundError, NotADirectoryError):
         raise InputError("missing_image", f"no file {path}") from None
     except PermissionError:
@@ -123,6 +114,19 @@ def read_bytes(path: PathLike) -> bytes:
         raise InputError("missing_image", f"can't read {path}: {error.strerror}") from None
     except ValueError as error:
         raise InputError("missing_image", f"{str(path)!r} is not a path: {error}") from None
+
+
+def _read_url(url: str) -> bytes:
+    try:
+        return remote.read(url, MAX_BYTES)
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise InputError("oversized_image", f"{url} has {error.strerror}") from None
+        if isinstance(error, FileNotFoundError):
+            raise InputError("missing_image", f"no file {url}") from None
+        if isinstance(error, PermissionError):
+            raise InputError("missing_image", f"no permission to read {url}") from None
+        raise InputError("missing_image", f"can't read {url}: {error.strerror}") from None
 
 
 def decode(data: bytes) -> Image.Image:
@@ -142,32 +146,40 @@ def decode(data: bytes) -> Image.Image:
     Traceback (most recent call last):
     scorekit.types.InputError: unreadable_image: zero bytes
     """
-    name = _format_of(data)
-    if name == "WebP" and data[12:16] == b"VP8X":
+    return to_rgb(_opened(data, format_of(data)))
+
+
+def size_of_file(data: bytes) -> tuple[int, int]:
+    """Width and height that `decode` gives, from the header alone where it tells.
+
+    Raises
+    ------
+    InputError
+        As `decode`.
+    """
+    name = format_of(data)
+    if name == "TIFF":  # PIL's releases differ in whether its size is that after turning
+        return decode(data).size
+    image = _opened(data, name)
+    check_size(*image.size)
+    width, height = image.size
+    return (height, width) if _orientation(image) in _TURNED else (width, height)
+
+
+def _opened(data: bytes, name: str) -> Image.Image:
+    """A file of a known format, its header read."""
+    if name == "WebP":
         # PIL would allocate the whole canvas before it tells the size.
-        check_size(
-            1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
-        )
+        check_size(*webp_size(data))
     try:
         image = _READERS[name](io.BytesIO(data), "")
     except Exception as error:
         raise _unreadable(error, f"a damaged {name} file") from error
-    return to_rgb(image)
-
-
-def _format_of(data: bytes) -> str:
-    """Name of the format, from the first bytes; InputError where it is none of `FORMATS`."""
-    if not data:
-        raise InputError("unreadable_image", "zero bytes")
-    for start, magic, name in _MAGIC:
-        if data.startswith(magic, start):
-            return name
-    for start, magic, what in _OTHER_FORMATS:
-        if data.startswith(magic, start):
-            raise InputError("unreadable_image", f"{what}; only {', '.join(FORMATS)} are read")
-    head = data[:9].decode("ascii", "backslashreplace")
-    head = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in head)
-    raise InputError("unreadable_image", f"not an image (starts with '{head}')")
+    # PIL fills the rows that such a file leaves out byte by byte, in Python: seconds for 88 bytes.
+    runs = name == "BMP" and any(t[0] == "bmp_rle" for t in getattr(image, "tile", ()))
+    if runs and image.width * image.height > 255 * len(data):
+        raise InputError("unreadable_image", f"cut short: {len(data)} bytes of runs")
+    return image
 
 
 def _unreadable(error: Exception, what: str) -> InputError:
@@ -285,7 +297,7 @@ def _grey_of_integers(image: Image.Image) -> Array:
     if known is None:
         raise InputError("invalid_image", "32-bit integer pixels: their range is not known")
     top, inverted = known
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image).astype(np.int32)
     if values.min() < 0 or values.max() > top:
         raise InputError("invalid_image", f"16-bit image with values outside 0 to {top}")
     grey = (values * 255 + top // 2) // top
@@ -330,6 +342,8 @@ def as_uint8(image: ImageLike) -> Array:
     Traceback (most recent call last):
     scorekit.types.InputError: invalid_image: float values must lie in 0 to 1, found 2 to 2
     """
+    if isinstance(image, Refused):
+        raise image.error()
     if isinstance(image, Image.Image):
         return np.asarray(to_rgb(image))
     if isinstance(image, bytes | bytearray | memoryview):
@@ -419,6 +433,8 @@ def content_key(image: ImageLike) -> str:
     >>> content_key(grey) == content_key(grey.reshape(2, 8))
     False
     """
+    if isinstance(image, Refused):
+        raise image.error()
     if isinstance(image, str | os.PathLike):
         image = read_bytes(os.fspath(image))
     if isinstance(image, bytes | bytearray | memoryview):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from scorekit import remote
 from scorekit.entities import with_mask_paths
 from scorekit.folders import (
     IMAGE_SUFFIXES,
@@ -20,22 +21,28 @@ from scorekit.folders import (
     without_suffix,
 )
 from scorekit.listing import (
+    OUTSIDE,
     Finding,
     Findings,
     Listing,
     Row,
     compare_sidecars,
     finish,
+    leave_out,
+    report_coverage,
     report_folder,
     report_mixed,
     report_several,
     sidecar_texts,
+    with_outside,
+    without_refused,
 )
 from scorekit.prompts import TABLE_SUFFIXES, Table, read_table, require
 from scorekit.samples import samples_from
 from scorekit.types import PathLike, UsageError
+from scorekit.within import Fence
 
-__all__ = ["Finding", "Listing", "read_samples", "samples_from"]
+__all__ = ["OUTSIDE", "Finding", "Listing", "read_samples", "samples_from"]
 
 _WITHOUT_TEXT = ("source_image", "source_text", "references", "reference_images")
 _OTHER_IMAGES = ("source_image", "reference_images", "mask")
@@ -47,6 +54,7 @@ def read_samples(
     prompts: PathLike | None = None,
     text: str | None = None,
     system: str | None = None,
+    images_within: PathLike | None = None,
 ) -> Listing:
     """List the samples of a folder of images, a table, or one image.
 
@@ -68,13 +76,17 @@ def read_samples(
     Parameters
     ----------
     path : path
-        A folder (searched recursively), a table (.csv, .tsv, .jsonl, .parquet), or an image.
+        A folder (searched recursively), a table (.csv, .tsv, .jsonl, .parquet), or an image;
+        or the URL of one, see `scorekit.remote`.
     prompts : path, optional
         The prompts of a folder.
     text : str, optional
         One prompt for all images.
     system : str, optional
         One system for all images; sub-folders are then part of the item.
+    images_within : path, optional
+        A folder. Images that lie elsewhere, links followed, are not read: their rows' status is
+        ``missing_image``. Nor are a folder's text files and tables that lie elsewhere.
 
     Returns
     -------
@@ -85,22 +97,39 @@ def read_samples(
     UsageError
         If there is nothing to score, or a table can't be read.
     """
-    root = os.fspath(path)
+    root = remote.located(path)
+    fence = None if images_within is None else Fence(images_within)
+    listing = _list(root, prompts, text, system, fence)
+    if fence is None:
+        return listing
+    return without_refused(listing, fence)
+
+
+def _list(
+    root: str,
+    prompts: PathLike | None,
+    text: str | None,
+    system: str | None,
+    fence: Fence | None,
+) -> Listing:
     if text is not None and prompts is not None:
         raise UsageError("give one text for all (--text) or a prompts file (--prompts), not both")
-    if os.path.isdir(root):
-        return _from_folder(root, prompts, text, system)
-    if not os.path.lexists(root):
-        raise UsageError(f"{root} does not exist{_similar(root)}")
     suffix = os.path.splitext(root)[1].lower()
+    # In a store only names tell a folder.
+    far = remote.is_url(root)
+    if os.path.isdir(root) or (far and suffix not in (*TABLE_SUFFIXES, *IMAGE_SUFFIXES)):
+        return _from_folder(root, prompts, text, system, fence)
+    if not far and not os.path.lexists(root):
+        raise UsageError(f"{root} does not exist{_similar(root)}")
     if suffix in TABLE_SUFFIXES:
         if prompts is not None:
             raise UsageError(f"--prompts goes with a folder of images, and {root} is a table")
-        return _from_table(root, text, system)
+        listing = _from_table(root, text, system)
+        return listing if fence else with_outside(listing, os.path.dirname(root))
     if suffix in IMAGE_SUFFIXES:
         if prompts is not None:
             raise UsageError(f"--prompts goes with a folder of images, and {root} is one image")
-        return _from_file(root, text, system)
+        return _from_file(root, text, system, fence)
     raise UsageError(
         f"{root} is neither a folder nor a table ({', '.join(TABLE_SUFFIXES)}) nor an image"
         f" ({', '.join(IMAGE_SUFFIXES)})"
@@ -119,15 +148,24 @@ def _similar(path: str) -> str:
 # One image, one table
 
 
-def _from_file(path: str, text: str | None, system: str | None) -> Listing:
+def _from_file(path: str, text: str | None, system: str | None, fence: Fence | None) -> Listing:
     found = Findings()
     folder, name = os.path.split(path)
     sidecar = os.path.splitext(path)[0] + ".txt"
-    if text is None and os.path.isfile(sidecar):
+    if text is None and _there(sidecar) and (fence is None or fence.holds(sidecar)):
         text = sidecar_texts({name: sidecar}, found)[name]
     layout = Layout.of(folder, system)
     _, item = layout.place(name)
     return finish([Row(name, item, layout.own, text, path)], found, source=path)
+
+
+def _there(path: str) -> bool:
+    if not remote.is_url(path):
+        return os.path.isfile(path)
+    try:
+        return remote.exists(path)
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}") from None
 
 
 def _from_table(path: str, text: str | None, system: str | None) -> Listing:
@@ -178,6 +216,10 @@ def _rows_by_image(
             on_disk = known.get(same_name(name))
             if folder and on_disk is not None:
                 name, image = on_disk, folder.path(on_disk)
+            elif remote.is_url(image):
+                # Its folder was listed, if it is below it; of any other, the reading will tell.
+                if folder and name != image:
+                    missing.append(name)
             elif not os.path.exists(image):
                 missing.append(name)
             own_system, own_item = layout.place(name)
@@ -236,10 +278,16 @@ def _more_columns(table: Table, base: str) -> dict[str, list[Any]]:
 
 
 def _from_folder(
-    root: str, prompts: PathLike | None, text: str | None, system: str | None
+    root: str,
+    prompts: PathLike | None,
+    text: str | None,
+    system: str | None,
+    fence: Fence | None,
 ) -> Listing:
     folder = scan(root)
     found = Findings()
+    if fence is not None:
+        leave_out(folder, fence, found)
     layout = Layout.of(root, system)
     sidecars = folder.sidecars()
     has_text, hint, source = True, "", root
@@ -256,8 +304,9 @@ def _from_folder(
     elif prompts is not None or folder.prompts:
         if prompts is None:
             report_several(folder, sidecars, found)
-        file = folder.path(folder.prompts[0]) if prompts is None else os.fspath(prompts)
-        table = read_table(file) if os.path.lexists(file) else _no_prompts(file)
+        file = folder.path(folder.prompts[0]) if prompts is None else remote.located(prompts)
+        there = remote.is_url(file) or os.path.lexists(file)
+        table = read_table(file) if there else _no_prompts(file)
         has_text = _check_text_column(table)
         rows = _rows_in_folder(table, folder, layout, system, found)
         source = f"{root}, prompts from {file}"
@@ -394,7 +443,7 @@ def _rows_by_item(
             extra = {key: column[at] for key, column in more.items()}
             known = str(items[at])
             rows.append(Row(name, known, own, texts[at], folder.path(name), index, extra))
-    _report_coverage(keyed, items, matched, found, by_system="system" in table)
+    report_coverage(keyed, items, matched, found, by_system="system" in table)
     return rows
 
 
@@ -420,35 +469,3 @@ def _prompts_by_item(
         conflicts,
     )
     return keyed, texts
-
-
-def _report_coverage(
-    keyed: Mapping[tuple[str | None, str], int],
-    items: Sequence[str | None],
-    matched: Sequence[tuple[str, str, str, int | None, int | None]],
-    found: Findings,
-    by_system: bool,
-) -> None:
-    used: dict[int, set[str]] = {}
-    for _, system, _, _, row in matched:
-        if row is not None:
-            used.setdefault(row, set()).add(system)
-    found.report(
-        "unused_prompt",
-        "1 prompt has no image",
-        "{n} prompts have no image",
-        [str(items[row]) for row in keyed.values() if row not in used],
-    )
-    systems = {system for names in used.values() for system in names}
-    if by_system:
-        return
-    found.report(
-        "incomplete_item",
-        "1 item lacks an image of some systems",
-        "{n} items lack an image of some systems",
-        [
-            f"{items[row]} (no {', '.join(sorted(systems - names))})"
-            for row, names in sorted(used.items())
-            if names != systems
-        ],
-    )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from scorekit import remote
 from scorekit.table import KEY, ScoreTable, recipe_differences
 from scorekit.types import PathLike, Signature, UsageError
 
@@ -143,7 +144,7 @@ def read_scores(paths: Sequence[PathLike]) -> MetricScores:
     signatures: dict[str, Signature] = {}
     lower: set[str] = set()
     for path in paths:
-        source = Path(path)
+        source = remote.located(path)
         table = _score_table(source)
         if table is None:
             frames.append(_plain(source))
@@ -243,10 +244,17 @@ def chosen_metrics(scores: MetricScores, metrics: Sequence[str] | None) -> list[
     return list(dict.fromkeys(metrics)) if metrics else known
 
 
-def _score_table(source: Path) -> ScoreTable | None:
+def _score_table(place: str) -> ScoreTable | None:
     """A table that scorekit wrote; None for any other."""
-    from scorekit.table import sidecar
+    from scorekit.table import BESIDE, sidecar
 
+    if remote.is_url(place):
+        try:
+            with remote.fetched(place, BESIDE) as copy:
+                return _score_table(str(copy))
+        except OSError as error:
+            raise UsageError(f"can't read {place}: {error.strerror}") from None
+    source = Path(place)
     if source.suffix == ".parquet" and source.is_file():
         import pyarrow.parquet as pq
 
@@ -258,7 +266,7 @@ def _score_table(source: Path) -> ScoreTable | None:
     return ScoreTable.load(source) if sidecar(source).is_file() else None
 
 
-def _plain(source: Path) -> pd.DataFrame:
+def _plain(source: str) -> pd.DataFrame:
     import pandas as pd
 
     from scorekit.prompts import read_table, require

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from scorekit import remote
 from scorekit.folders import Folder, Layout, clean, same_name
 from scorekit.types import ImageLike, Sample
+from scorekit.within import Fence, outside
 
 EXAMPLES = 3
+OUTSIDE = "outside_folder"
+"""The finding that rows of a table name images outside its folder; nothing is amiss with it."""
+_SIDECAR_BYTES = 1 << 20  # of a text file in a store: no prompt is as long
 
 
 @dataclass(frozen=True)
@@ -169,6 +175,31 @@ def _indices(rows: Sequence[Row], found: Findings) -> list[int]:
     return [row.index or 0 for row in rows]
 
 
+def with_outside(listing: Listing, folder: str) -> Listing:
+    """The listing of a table, with a finding where its rows leave its folder."""
+    found = Findings(listing.findings)
+    found.report(
+        OUTSIDE,
+        f"1 row names an image outside {folder or '.'}",
+        f"{{n}} rows name images outside {folder or '.'}",
+        outside(listing.samples, folder),
+    )
+    return replace(listing, findings=list(found))
+
+
+def without_refused(listing: Listing, fence: Fence) -> Listing:
+    """The listing with `Refused` in the place of images outside, and a finding of their number."""
+    samples, refused = fence.samples(listing.samples)
+    found = Findings(listing.findings)
+    found.report(
+        "refused_image",
+        f"1 image lies outside {fence.folder} and is not read",
+        f"{{n}} images lie outside {fence.folder} and are not read",
+        refused,
+    )
+    return replace(listing, samples=samples, findings=list(found))
+
+
 # Findings about folders
 
 
@@ -176,10 +207,12 @@ def sidecar_texts(paths: Mapping[str, str], found: Findings) -> dict[str, str | 
     """Text beside each image; None, and a finding, where it can't be read."""
     texts: dict[str, str | None] = {}
     bad = []
+    urls = list(filter(remote.is_url, paths.values()))
+    fetched = dict(zip(urls, remote.read_many(urls, _SIDECAR_BYTES), strict=True))
     for name, path in paths.items():
         try:
-            with open(path, encoding="utf-8-sig") as file:
-                texts[name] = file.read().strip()
+            with _opened(fetched[path]) if path in fetched else open(path, "rb") as file:
+                texts[name] = io.TextIOWrapper(file, encoding="utf-8-sig").read().strip()
         except (OSError, ValueError):
             texts[name] = None
             bad.append(os.path.splitext(name)[0] + ".txt")
@@ -190,6 +223,12 @@ def sidecar_texts(paths: Mapping[str, str], found: Findings) -> dict[str, str | 
         bad,
     )
     return texts
+
+
+def _opened(found: bytes | OSError) -> io.BytesIO:
+    if isinstance(found, OSError):
+        raise found
+    return io.BytesIO(found)
 
 
 def compare_sidecars(
@@ -264,4 +303,52 @@ def report_folder(folder: Folder, found: Findings) -> None:
         "1 link leads to a folder that was read already",
         "{n} links lead to folders that were read already",
         folder.linked,
+    )
+
+
+def leave_out(folder: Folder, fence: Fence, found: Findings) -> None:
+    """Forget a folder's texts and tables that links lead to from outside."""
+    names = [*folder.prompts, *folder.metadata, *folder.texts]
+    left_out = {name for name in names if not fence.holds(folder.path(name))}
+    folder.prompts = [name for name in folder.prompts if name not in left_out]
+    folder.metadata = [name for name in folder.metadata if name not in left_out]
+    folder.texts -= left_out
+    found.report(
+        "refused_file",
+        f"1 text file or table lies outside {fence.folder} and is not read",
+        f"{{n}} text files and tables lie outside {fence.folder} and are not read",
+        sorted(left_out),
+    )
+
+
+def report_coverage(
+    keyed: Mapping[tuple[str | None, str], int],
+    items: Sequence[str | None],
+    matched: Sequence[tuple[str, str, str, int | None, int | None]],
+    found: Findings,
+    by_system: bool,
+) -> None:
+    """Report prompts without images, and items that lack an image of some systems."""
+    used: dict[int, set[str]] = {}
+    for _, system, _, _, row in matched:
+        if row is not None:
+            used.setdefault(row, set()).add(system)
+    found.report(
+        "unused_prompt",
+        "1 prompt has no image",
+        "{n} prompts have no image",
+        [str(items[row]) for row in keyed.values() if row not in used],
+    )
+    systems = {system for names in used.values() for system in names}
+    if by_system:
+        return
+    found.report(
+        "incomplete_item",
+        "1 item lacks an image of some systems",
+        "{n} items lack an image of some systems",
+        [
+            f"{items[row]} (no {', '.join(sorted(systems - names))})"
+            for row, names in sorted(used.items())
+            if names != systems
+        ],
     )

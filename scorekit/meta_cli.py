@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scorekit.cli_options import Json
+from scorekit.cli_options import Json, SpreadsheetSafe
 from scorekit.types import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ EXTRAS = ("significance", "raters", "selection", "complementarity")
 
 def meta(
     scores: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
             help="Tables of scores: scorekit's, or any with system, item, metric, value."
         ),
@@ -100,6 +100,7 @@ def meta(
             help="Write a page of plots and tables, in one file.",
         ),
     ] = None,
+    spreadsheet_safe: SpreadsheetSafe = False,
     json_: Json = False,
 ) -> None:
     """Hold metrics against human ratings: correlations with intervals, ranks, ceilings.
@@ -148,7 +149,7 @@ def meta(
     )
     written = [*(out or ()), *([] if report is None else [report])]
     for path in written:
-        _write(found, options, path)
+        _write(found, options, path, spreadsheet_safe=spreadsheet_safe)
     if json_:
         console.print_json(meta_view.as_json(found))
         return
@@ -157,7 +158,7 @@ def meta(
         print(f"written: {path}")
 
 
-def _write(report: MetaReport, options: MetaOptions, path: Path) -> None:
+def _write(report: MetaReport, options: MetaOptions, path: Path, *, spreadsheet_safe: bool) -> None:
     import json
 
     from scorekit import meta_view
@@ -174,4 +175,4 @@ def _write(report: MetaReport, options: MetaOptions, path: Path) -> None:
     elif path.suffix == ".tex":
         save_text(meta_view.as_latex(report), path)
     else:
-        save_frame(report.frame(), path)
+        save_frame(report.frame(), path, spreadsheet_safe=spreadsheet_safe)

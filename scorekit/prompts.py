@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from scorekit import remote
+from scorekit.parquet_files import arrow_table
 from scorekit.types import ImageLike, PathLike, UsageError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -41,8 +42,6 @@ COLUMNS = (
 )
 """The columns with a meaning; all others are kept in `scorekit.Sample.meta`."""
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-
 
 @dataclass(frozen=True)
 class Table:
@@ -50,14 +49,14 @@ class Table:
 
     Attributes
     ----------
-    path : Path
+    path : Path, or a URL
     columns : mapping of str to list
         Under the names of `COLUMNS` where a name or its alias was found.
     places : sequence of str
         Where each row stands, for messages: ``line 3``, ``row 3``.
     """
 
-    path: Path
+    path: PathLike
     columns: Mapping[str, list[Any]]
     places: Sequence[str]
 
@@ -100,7 +99,7 @@ class Table:
         return [cell or () for cell in cells]
 
     def images(self, name: str, base: str) -> list[ImageLike]:
-        """A column of images: paths (relative to `base`), bytes, or structs of both."""
+        """A column of images: paths (relative to `base`), URLs, bytes, or structs of those."""
         return self._each(name, lambda row, cell: self._image(row, name, cell, base))
 
     def image_lists(self, name: str, base: str) -> list[tuple[ImageLike, ...]]:
@@ -160,9 +159,10 @@ class Table:
             return cell
         if not isinstance(cell, str):
             raise self.error(row, f"{name} must be a path, not {_brief(cell)}")
-        if _URL.match(cell):
-            raise self.error(row, f"{name} is a URL, which is not supported yet: {_brief(cell)}")
-        return os.path.join(base, cell)
+        try:
+            return remote.join(base, cell)
+        except UsageError as error:
+            raise self.error(row, f"{name} is a URL that is not used: {error}") from None
 
 
 def read_table(path: PathLike) -> Table:
@@ -176,10 +176,13 @@ def read_table(path: PathLike) -> Table:
     UsageError
         If the file can't be read as what its suffix says, in one line that names the line.
     """
-    path = Path(path)
+    place = remote.located(path)
+    path = Path(place)
     suffix = path.suffix.lower()
     if suffix not in TABLE_SUFFIXES:
-        raise UsageError(f"{path} is not a table: its name must end in {_join(TABLE_SUFFIXES)}")
+        raise UsageError(f"{place} is not a table: its name must end in {_join(TABLE_SUFFIXES)}")
+    if remote.is_url(place):
+        return _fetched_table(place)
     if suffix == ".parquet":
         table = _read_parquet(path)
     elif suffix == ".jsonl":
@@ -189,6 +192,14 @@ def read_table(path: PathLike) -> Table:
     if not len(table):
         raise UsageError(f"{path} has no rows")
     return Table(path, _with_standard_names(table.columns), table.places)
+
+
+def _fetched_table(url: str) -> Table:
+    try:
+        with remote.fetched(url) as copy:
+            return replace(read_table(copy), path=url)
+    except OSError as error:
+        raise UsageError(f"can't read {url}: {error.strerror}") from None
 
 
 def read_json(path: Path) -> Any:
@@ -323,24 +334,16 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_parquet(path: Path) -> Table:
-    import pyarrow.parquet
-
+    data = arrow_table(path)
+    _check_names(path, data.column_names)
     try:
-        # Not read_table, which makes columns of folders named like "a=b".
-        with pyarrow.parquet.ParquetFile(path) as file:
-            names = list(file.schema_arrow.names)
-            _check_names(path, names)
-            data = file.read()
         columns = {
             name: [_none_if_empty(cell) for cell in data.column(name).to_pylist()]
-            for name in names
+            for name in data.column_names
             if name and not name.startswith("__index_level_")
         }
-    except UsageError:
-        raise
-    except Exception as error:
-        reason = str(error).split("\n")[0].rstrip(".") or type(error).__name__
-        raise UsageError(f"can't read {path} as Parquet: {reason}") from None
+    except Exception as error:  # a date that Python has no word for, a text that is not UTF-8
+        raise UsageError(f"can't read {path} as Parquet: {_brief(error, quote=False)}") from None
     return Table(path, columns, [f"row {number}" for number in range(1, data.num_rows + 1)])
 
 

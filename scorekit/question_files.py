@@ -175,7 +175,7 @@ def _form_of(table: Table) -> QuestionForm:
         return PLAIN
     for name in ("text_id", "id"):
         marks = ("text_id", "element_type", "answer_type")
-        if name in table and (table.path.suffix == ".json" or any(m in table for m in marks)):
+        if name in table and (Path(table.path).suffix == ".json" or any(m in table for m in marks)):
             kind = "element_type" if "element_type" in table else "answer_type"
             return replace(TIFA, item=name, category=kind)
     return PLAIN

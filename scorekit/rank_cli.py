@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scorekit.cli_options import Json
+from scorekit.cli_options import Json, SpreadsheetSafe
 from scorekit.types import UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ SHOWN = 20
 
 
 def rank(
-    table: Annotated[Path, typer.Argument(help="A table that `scorekit score --out` wrote.")],
+    table: Annotated[str, typer.Argument(help="A table that `scorekit score --out` wrote.")],
     metric: Annotated[
         str | None, typer.Option("-m", "--metric", help="What to rank by, if there are several.")
     ] = None,
@@ -26,6 +26,7 @@ def rank(
         Path | None,
         typer.Option("-o", "--out", metavar="FILE", help="Write .csv, .tsv, .jsonl or .parquet."),
     ] = None,
+    spreadsheet_safe: SpreadsheetSafe = False,
     json_: Json = False,
 ) -> None:
     """Choose the best of n images of each item, with the margin to the next and with ties.
@@ -36,16 +37,18 @@ def rank(
     from scorekit import console
     from scorekit.frames import check_frame_path, save_frame
     from scorekit.ranking import rank as rank_table
-    from scorekit.table import ScoreTable
+    from scorekit.table import ScoreTable, check_delimited
 
     if top < 0:
         raise UsageError(f"--top must be 0 or more, not {top}")
     if out is not None:
         check_frame_path(out)
+    if spreadsheet_safe:
+        check_delimited(out or "")
     ranking = rank_table(ScoreTable.load(table), metric)
     rows = ranking.best() if top == 1 else ranking.top(top) if top else ranking.frame
     if out is not None:
-        save_frame(rows, out)
+        save_frame(rows, out, spreadsheet_safe=spreadsheet_safe)
     if json_:
         about = {
             "metric": ranking.metric,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from scorekit.delimited import restored, storable, whole_text, write_delimited
 from scorekit.ratings import (
     GROUP_COLUMNS,
+    Kind,
     RatingSet,
     Scale,
     ScaleKind,
@@ -17,17 +19,20 @@ from scorekit.ratings import (
     rating_set,
     side_of,
 )
-from scorekit.table import KEY, check_writable, replace_file, sidecar
+from scorekit.table import KEY, check_delimited, check_writable, sidecar
+from scorekit.table_files import SAFE, separator
 from scorekit.types import UsageError
+from scorekit.whole_files import replace_file, replace_files
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
 _METADATA = b"scorekit-ratings"
+_ABOUT = ("name", "kind", "pooling", "source", "licence", "citation")
 
 
-def save(ratings: RatingSet, target: Path) -> Path:
+def save(ratings: RatingSet, target: Path, *, spreadsheet_safe: bool = False) -> Path:
     """Write a set, as `RatingSet.save` says.
 
     Raises
@@ -36,14 +41,22 @@ def save(ratings: RatingSet, target: Path) -> Path:
         If the suffix is unknown, or the table can't be written there.
     """
     check_writable(target)
+    if spreadsheet_safe:
+        check_delimited(target)
     try:
         if target.suffix == ".parquet":
             replace_file(target, lambda p: _write_parquet(ratings, p))
         else:
-            sep = "\t" if target.suffix == ".tsv" else ","
-            flat = lists_as_json(_flat(ratings))
-            replace_file(sidecar(target), lambda p: p.write_text(_header(ratings, 1), "utf-8"))
-            replace_file(target, lambda p: flat.to_csv(p, index=False, sep=sep))
+            flat, sep = lists_as_json(_flat(ratings)), separator(target)
+            about = _header(ratings, indent=1, **({SAFE: True} if spreadsheet_safe else {}))
+            replace_files(
+                {
+                    sidecar(target): lambda p: p.write_text(about, "utf-8"),
+                    target: lambda p: write_delimited(
+                        flat, p, sep, spreadsheet_safe=spreadsheet_safe
+                    ),
+                }
+            )
     except OSError as error:
         raise UsageError(f"can't write {target}: {error.strerror or error}") from error
     return target
@@ -60,21 +73,18 @@ def _flat(ratings: RatingSet) -> pd.DataFrame:
     return flat
 
 
-def _header(ratings: RatingSet, indent: int | None = None) -> str:
-    about = {
-        name: getattr(ratings, name)
-        for name in ("name", "kind", "pooling", "source", "licence", "citation", "notes")
-    }
+def _header(ratings: RatingSet, indent: int | None = None, **more: Any) -> str:
+    about = {name: getattr(ratings, name) for name in (*_ABOUT, "notes")}
     scales = {name: asdict(scale) for name, scale in ratings.scales.items()}
-    header = {"format": FORMAT, **about, "scales": scales}
-    return json.dumps(header, indent=indent, ensure_ascii=False)
+    header = {"format": FORMAT, **about, "scales": scales, **more}
+    return whole_text(json.dumps(header, indent=indent, ensure_ascii=False))
 
 
 def _write_parquet(ratings: RatingSet, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pandas(_flat(ratings), preserve_index=False)
+    table = pa.Table.from_pandas(storable(_flat(ratings)), preserve_index=False)
     metadata = {**(table.schema.metadata or {}), _METADATA: _header(ratings).encode()}
     pq.write_table(table.replace_schema_metadata(metadata), path)
 
@@ -92,6 +102,7 @@ def load(source: Path) -> RatingSet:
     from scorekit.prompts import read_table
 
     header = _read_header(source)
+    safe = header.pop(SAFE, False) is True
     table = read_table(source)
     columns: dict[str, Any] = {name: _decoded(cells) for name, cells in table.columns.items()}
     if "value" in columns:
@@ -99,7 +110,7 @@ def load(source: Path) -> RatingSet:
             number(cell, f"{source}, {place}")
             for cell, place in zip(columns["value"], table.places, strict=True)
         ]
-    flat = pd.DataFrame(columns)
+    flat = restored(pd.DataFrame(columns)) if safe else pd.DataFrame(columns)
     is_preference = "choice" in columns
     kind = header.pop("kind", "preferences" if is_preference else "ratings")
     if "item" not in columns:
@@ -118,8 +129,8 @@ def load(source: Path) -> RatingSet:
         samples = flat[[c for c in flat.columns if c not in own]]
     key = [c for c in KEY if c in samples.columns]
     samples = samples.drop_duplicates(key, ignore_index=True)
-    scales = {name: Scale(**scale) for name, scale in header.pop("scales", {}).items()}
-    about = {"name": source.stem, **header, "notes": tuple(header.get("notes", ()))}
+    scales = header.pop("scales", {})
+    about = {"name": source.stem, **header}
     found = rating_set(flat, samples, kind=kind, scales=scales, **about)
     return found if scales or is_preference else replace(found, scales=_scales_of(found))
 
@@ -146,12 +157,35 @@ def _read_header(source: Path) -> dict[str, Any]:
             text = sidecar(source).read_text("utf-8")
         if text is None:
             return {}
-        header = dict(json.loads(text))
-    except (OSError, ValueError, TypeError) as error:
+        header: Any = json.loads(text)
+    except (OSError, ValueError, KeyError, NotImplementedError, RecursionError) as error:
         raise UsageError(f"{source} can't be read ({type(error).__name__}: {error})") from None
-    if header.pop("format", None) != FORMAT or "scales" not in header:
-        raise UsageError(f"{source} was written as something other than ratings")
-    return header
+    try:
+        return _checked(header)
+    except (AttributeError, TypeError, ValueError, KeyError, OverflowError) as error:
+        raise UsageError(
+            f"{source} was written as something other than ratings ({error})"
+        ) from None
+
+
+def _checked(header: Any) -> dict[str, Any]:
+    """What `save` wrote, of the types that it writes; else an error of Python's own."""
+    if not isinstance(header, dict) or header.pop("format", None) != FORMAT:
+        raise ValueError("another format")
+    scales = {}
+    for name, given in header.pop("scales").items():
+        if given["kind"] not in get_args(ScaleKind):
+            raise ValueError(f"no kind of scale {given['kind']!r:.40}")
+        scales[name] = Scale(float(given["low"]), float(given["high"]), given["kind"])
+    known = {name: header.pop(name) for name in _ABOUT if name in header}
+    notes, safe = header.pop("notes", []), header.pop(SAFE, False)
+    if header or not all(isinstance(text, str) for text in [*known.values(), *notes]):
+        raise ValueError(f"unknown entries {', '.join(header)}" if header else "no texts")
+    if known.get("kind", "ratings") not in get_args(Kind):
+        raise ValueError(f"no kind {known['kind']!r:.40}")
+    if known.get("pooling", "mean") not in ("mean", "each"):
+        raise ValueError(f"no pooling {known['pooling']!r:.40}")
+    return {**known, "scales": scales, "notes": tuple(notes), SAFE: safe}
 
 
 def lists_as_json(flat: pd.DataFrame) -> pd.DataFrame:
@@ -172,5 +206,5 @@ def _decoded(cells: list[Any]) -> list[Any]:
         return cells
     try:
         return [json.loads(cell) if cell else cell for cell in cells]
-    except ValueError:
+    except (ValueError, RecursionError):
         return cells

@@ -212,11 +212,12 @@ class RatingSet:
             )
         return table[known].reset_index(drop=True)
 
-    def save(self, path: PathLike) -> Path:
+    def save(self, path: PathLike, *, spreadsheet_safe: bool = False) -> Path:
         """Write one flat table, whole or not at all: a row a rating, with its sample's columns.
 
         ``.parquet`` holds scales, licence and the rest in its metadata; ``.csv`` and ``.tsv`` in
-        a JSON file beside. `scores` are not written: they are a table of their own.
+        a JSON file beside. `scores` are not written: they are a table of their own. For
+        `spreadsheet_safe` see `ScoreTable.save`.
 
         Raises
         ------
@@ -225,7 +226,7 @@ class RatingSet:
         """
         from scorekit.rating_files import save
 
-        return save(self, Path(path))
+        return save(self, Path(path), spreadsheet_safe=spreadsheet_safe)
 
     @classmethod
     def load(cls, path: PathLike) -> RatingSet:
@@ -368,7 +369,7 @@ def number(cell: Any, where: str) -> float:
         return math.nan
     try:
         value = float(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UsageError(f"{where}: {str(cell)[:40]!r} is no number") from None
     if math.isinf(value):
         raise UsageError(f"{where}: the value is infinite")
@@ -453,7 +454,11 @@ def _filled(
             raise UsageError(f"{what}: {column} is empty in {int(lacking.sum())} rows")
         whole = column.startswith("index") or column in GROUP_COLUMNS
         filled = frame[column].where(~lacking, defaults.get(column))
-        frame[column] = filled.astype("int64" if whole else "str")
+        try:
+            frame[column] = filled.astype("int64" if whole else "str")
+        except (TypeError, ValueError, OverflowError):
+            kind = "whole numbers" if whole else "texts"
+            raise UsageError(f"{what}: the column {column} must hold {kind}") from None
     return frame
 
 

@@ -69,9 +69,9 @@ def versions() -> dict[str, str]:
 def git_commit() -> str | None:
     """Commit of the source tree that scorekit runs from; None for an installed wheel."""
     root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return None
     try:
+        if not (root / ".git").exists():
+            return None
         done = subprocess.run(
             ["git", "-C", str(root), "rev-parse", "HEAD"],
             capture_output=True,

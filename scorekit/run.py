@@ -16,12 +16,16 @@ from scorekit.backbones.handle import BackboneInfo
 from scorekit.backbones.spec import BackboneOptions
 from scorekit.cache import Cache, FeatureCache, default_cache_dir
 from scorekit.choose import parse_metrics
-from scorekit.features import CUT, Chunk, FeatureRun
+from scorekit.delimited import frame_of
+from scorekit.engine import ENGINES, EngineName, open_engine
+from scorekit.features import CUT, Chunk
 from scorekit.inputs import IMAGE_FIELDS, RECORD
+from scorekit.interrupts import INTERRUPTED, Interrupted
 from scorekit.metric import BaseMetric
 from scorekit.record import run_record
 from scorekit.table import COLUMNS, EVIDENCE, SOURCE, MetricInfo, ScoreTable
 from scorekit.types import Extracted, Feature, InputError, Sample, Scores, Signature, UsageError
+from scorekit.within import Refused
 
 STATUS_OK = "ok"
 
@@ -36,16 +40,30 @@ class RunOptions(BackboneOptions):
         Folder of the feature cache; None takes the user's cache folder, False keeps the
         features of this run in a temporary file.
     workers : int or None
-        Threads that read and decode images.
+        Threads that read and decode images; with the engine ``ray``, actors.
+    engine : {"local", "ray"}
+        Where features are computed: here (in a process each, where `device` names several
+        devices with commas between them), or by actors on a Ray cluster.
+    address : str or None
+        Of the Ray cluster; None starts one on this machine.
+    shards : path or None
+        Folder that keeps what Ray's actors have finished until the run ends.
     """
 
     cache: str | Path | bool | None = None
     workers: int | None = None
+    engine: EngineName = "local"
+    address: str | None = None
+    shards: str | Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers must be at least 1, not {self.workers}")
+        if self.engine not in ENGINES:
+            raise UsageError(f"engine is one of {', '.join(ENGINES)}, not {self.engine!r}")
+        if self.engine != "ray" and (self.address is not None or self.shards is not None):
+            raise UsageError("address and shards go with the engine ray")
 
     def open_cache(self) -> FeatureCache:
         """The feature cache that these options name."""
@@ -98,6 +116,8 @@ def score_samples(
     ------
     UsageError
         If the run can't be done at all: no samples, unknown metric, no such checkpoint.
+    Interrupted
+        On Ctrl-C; it is a KeyboardInterrupt, with the rows that were done.
     """
     if not samples:
         raise UsageError("there is nothing to score")
@@ -106,20 +126,26 @@ def score_samples(
     started = time.time()
     with options.open_cache() as cache:
         scoring = Scoring(samples, chosen, options, cache, progress)
-        scoring.run()
+        try:
+            scoring.run()
+        except KeyboardInterrupt as stop:
+            raise Interrupted(scoring.table() if scoring.columns else None) from stop
+        finally:
+            scoring.features.close()
         table = scoring.table()
     counts = {
         "samples": len(samples),
         "features_computed": scoring.features.counts.computed,
         "features_from_cache": scoring.features.counts.cached,
-        **({"endpoints": usage} if (usage := scoring.usage()) else {}),
+        **({"endpoints": usage} if (usage := scoring.features.usage()) else {}),
         "status": table.frame.groupby(["metric", "status"])
         .size()
         .unstack(fill_value=0)
         .to_dict("index"),
     }
     arguments = {"metrics": list(chosen), "backbone": backbone, **asdict(options)}
-    full = run_record(arguments, counts, started, scoring.device())
+    device = scoring.features.device() or "none (all features from the cache)"
+    full = run_record(arguments, counts, started, device)
     return ScoreTable(table.frame, table.metrics, {**full, **(record or {})})
 
 
@@ -138,14 +164,17 @@ class Scoring:
         self.metrics = metrics
         self.options = options
         total = len(samples)
-        self.features = FeatureRun(
-            (feature for metric in metrics.values() for feature in metric.needs.values()),
+        self.features = open_engine(
+            [feature for metric in metrics.values() for feature in metric.needs.values()],
             options,
             cache,
-            workers=options.workers,
-            on_progress=None if progress is None else lambda done: progress(done, total),
+            None if progress is None else lambda done: progress(done, total),
         )
-        self._check_constants()
+        try:
+            self._check_constants()
+        except UsageError:
+            self.features.close()
+            raise
         self.columns: dict[str, Column] = {}
         self._kept: dict[Feature, dict[int, Any]] = {}
         self._kept_errors: dict[str, dict[int, InputError]] = {}
@@ -202,11 +231,13 @@ class Scoring:
             source = dict(zip(SOURCE, zip(*pairs, strict=True), strict=True))
         proven = any(column.evidence for column in columns.values())
         frames = [
-            pd.DataFrame(
+            frame_of(
                 {
                     **base,
                     "metric": name,
-                    "value": column.value,
+                    "value": np.where(
+                        [s == STATUS_OK for s in column.status], column.value, np.nan
+                    ),
                     "status": column.status,
                     "note": [column.note.get(i, "") for i in range(len(samples))],
                     **source,
@@ -224,19 +255,6 @@ class Scoring:
             for name, c in columns.items()
         }
         return ScoreTable(frame, infos)
-
-    def device(self) -> str:
-        """The device that computed features, or what stood in for it."""
-        devices = {str(h.model().device) for h in self.features.handles.values() if h.loaded}
-        return ", ".join(sorted(devices)) or "none (all features from the cache)"
-
-    def usage(self) -> dict[str, Any]:
-        """Calls, tokens and cost of the endpoints that were asked, by backbone."""
-        return {
-            self.features.labels[name]: handle.model().usage()
-            for name, handle in self.features.handles.items()
-            if handle.loaded and hasattr(handle.model(), "usage")
-        }
 
     def _score(
         self,
@@ -353,7 +371,7 @@ class Scoring:
                 aggregate = metric.aggregates.get(part, "mean")
             info = MetricInfo(Signature(name, ()), better, part is None, aggregate)
             n = len(self.samples)
-            self.columns[name] = Column(info, np.full(n, np.nan), ["failed"] * n)
+            self.columns[name] = Column(info, np.full(n, np.nan), [INTERRUPTED] * n)
         return self.columns[name]
 
     def _note_texts(self, name: str, metric: BaseMetric, chunk: Chunk) -> None:
@@ -430,7 +448,7 @@ class Scoring:
 
 def describe_image(image: Any) -> str:
     """What the table says of an image: its path, or its kind and size."""
-    if isinstance(image, str | Path):
+    if isinstance(image, str | Path | Refused):
         return str(image)
     if image is None:
         return ""
@@ -476,4 +494,4 @@ def _text_of(value: Any) -> str:
     return str(value)
 
 
-__all__ = ["RunOptions", "score_samples"]
+__all__ = ["Interrupted", "RunOptions", "score_samples"]

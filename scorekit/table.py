@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scorekit import remote
 from scorekit.stats import Estimate, PairedComparison, compare_paired, summarize
-from scorekit.types import Signature, UsageError
+from scorekit.table_files import (
+    SAFE,
+    header_text,
+    read_rows,
+    separator,
+    write_parquet,
+    write_text,
+)
+from scorekit.types import PathLike, Signature, UsageError
+from scorekit.whole_files import replace_file, replace_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +34,7 @@ SOURCE = ("source_image", "source_text")
 """Columns that a table of edits has besides."""
 KEY = ["system", "item", "index"]
 FORMAT = 1
-_METADATA = b"scorekit"
+BESIDE = ".json"
 
 
 @dataclass(frozen=True)
@@ -170,63 +179,101 @@ class ScoreTable:
             rows[rows["system"] == a], rows[rows["system"] == b], ["item", "index"], metric
         )
 
-    def save(self, path: str | Path) -> Path:
-        """Write the table whole or not at all: to a temporary file, then renamed.
+    def save(self, path: PathLike, *, spreadsheet_safe: bool = False) -> PathLike:
+        """Write the table whole or not at all: to a temporary file, then renamed or uploaded.
 
         ``.parquet`` holds signatures and run record in its metadata; ``.csv`` and ``.tsv``
-        have them in a JSON file beside (``scores.csv.json``).
+        have them in a JSON file beside (``scores.csv.json``). The path may be a URL, see
+        `scorekit.remote`.
+
+        Parameters
+        ----------
+        path : path
+        spreadsheet_safe : bool
+            For ``.csv`` and ``.tsv``: texts that a spreadsheet would take for formulas get an
+            apostrophe before them, which `load` takes away again.
 
         Raises
         ------
         UsageError
             If the suffix is none of these, or the table can't be written there.
         """
-        target = Path(path)
-        check_writable(target)
+        place = remote.located(path)
+        target: PathLike = place if remote.is_url(place) else Path(place)
+        _check_suffix(target)
+        if spreadsheet_safe:
+            check_delimited(target)
         try:
-            self._save(target)
+            if isinstance(target, str):
+                self._upload(target, spreadsheet_safe)
+            else:
+                check_folder(target)
+                self._save(target, spreadsheet_safe)
         except OSError as error:
             raise UsageError(f"can't write {target}: {error.strerror or error}") from error
         return target
 
-    def _save(self, target: Path) -> None:
+    def _upload(self, url: str, spreadsheet_safe: bool) -> None:
+        with tempfile.TemporaryDirectory(prefix="scorekit-") as folder:
+            copy = Path(folder, PurePosixPath(url).name)
+            self._save(copy, spreadsheet_safe)
+            if (beside := sidecar(copy)).exists():  # first, as in `_save`
+                remote.write(url + BESIDE, beside.read_bytes())
+            remote.write(url, copy.read_bytes())
+
+    def _save(self, target: Path, spreadsheet_safe: bool) -> None:
+        header = self._header()
         if target.suffix == ".parquet":
-            replace_file(target, self._write_parquet)
-        else:
-            sep = "\t" if target.suffix == ".tsv" else ","
-            # The sidecar first: a table without its signatures must never be seen.
-            replace_file(sidecar(target), lambda p: p.write_text(self._header(indent=1), "utf-8"))
-            replace_file(target, lambda p: self.frame.to_csv(p, index=False, sep=sep))
+            known = [c for c in COLUMNS if c in self.frame.columns]
+            replace_file(target, lambda p: write_parquet(self.frame, p, known, header))
+            return
+        if spreadsheet_safe:
+            header[SAFE] = True
+        # The sidecar first: a table without its signatures must never be seen.
+        about = header_text(header, indent=1)
+        replace_files(
+            {
+                sidecar(target): lambda p: p.write_text(about, "utf-8"),
+                target: lambda p: write_text(self.frame, p, separator(target), header),
+            }
+        )
 
     @classmethod
-    def load(cls, path: str | Path) -> ScoreTable:
-        """Read a table that `save` wrote.
+    def load(cls, path: PathLike) -> ScoreTable:
+        """Read a table that `save` wrote; the path may be a URL.
 
         Raises
         ------
         UsageError
             If the file is missing, or no score table.
         """
-        source = Path(path)
+        place = remote.located(path)
+        if remote.is_url(place):
+            return cls._download(place)
+        source = Path(place)
         if not source.is_file():
             raise UsageError(f"no table {source}")
         try:
-            if source.suffix == ".parquet":
-                frame, header = _read_parquet(source)
-            else:
-                frame, header = _read_csv(source)
+            frame, header = read_rows(source, sidecar(source), COLUMNS)
             metrics = {
                 name: MetricInfo(Signature.parse(info.pop("signature")), **info)
                 for name, info in header["metrics"].items()
             }
-            missing = [c for c in COLUMNS if c not in frame.columns]
-            if missing:
-                raise KeyError(", ".join(missing))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise UsageError(
                 f"{source} is no score table ({type(error).__name__}: {error})"
             ) from None
-        return cls(frame, metrics, header.get("run", {}))
+        return cls(frame, metrics, header["run"])
+
+    @classmethod
+    def _download(cls, url: str) -> ScoreTable:
+        try:
+            with remote.fetched(url, *([] if url.endswith(".parquet") else [BESIDE])) as copy:
+                return cls.load(copy)
+        except FileNotFoundError:
+            raise UsageError(f"no table {url}") from None
+        except OSError as error:
+            raise UsageError(f"can't read {url}: {error.strerror}") from None
 
     def _rows(self, metric: str) -> pd.DataFrame:
         self._info(metric)
@@ -237,28 +284,12 @@ class ScoreTable:
             raise UsageError(f"no metric {metric!r} in the table; it has {', '.join(self.metrics)}")
         return self.metrics[metric]
 
-    def _header(self, indent: int | None = None) -> str:
+    def _header(self) -> dict[str, Any]:
         metrics = {
             name: {**vars(info), "signature": str(info.signature)}
             for name, info in self.metrics.items()
         }
-        header = {"format": FORMAT, "metrics": metrics, "run": self.run}
-        return json.dumps(header, indent=indent, ensure_ascii=False, default=str)
-
-    def _write_parquet(self, path: Path) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        frame = self.frame
-        for column in frame.columns.difference(list(COLUMNS)):
-            try:
-                pa.array(frame[column], from_pandas=True)
-            except (pa.ArrowInvalid, pa.ArrowTypeError):  # values of several types
-                texts = [json.dumps(v, ensure_ascii=False, default=str) for v in frame[column]]
-                frame = frame.assign(**{column: texts})
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-        metadata = {**(table.schema.metadata or {}), _METADATA: self._header().encode()}
-        pq.write_table(table.replace_schema_metadata(metadata), path)
+        return {"format": FORMAT, "metrics": metrics, "run": self.run}
 
 
 def recipe_differences(a: Signature, b: Signature) -> list[str]:
@@ -276,7 +307,7 @@ def recipe_differences(a: Signature, b: Signature) -> list[str]:
     return _without_counts(a).differences(_without_counts(b))
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: PathLike) -> None:
     """Refuse a target that a long run could not be written to at its end.
 
     Raises
@@ -284,9 +315,32 @@ def check_writable(path: Path) -> None:
     UsageError
         If the suffix is unknown, or the folder is missing or not writable.
     """
-    if path.suffix not in (".parquet", ".csv", ".tsv"):
-        raise UsageError(f"a table is written as .parquet, .csv or .tsv, not {path.name!r}")
-    check_folder(path)
+    place = remote.located(path)
+    _check_suffix(place)
+    if remote.is_url(place):
+        remote.check_writable(place)
+    else:
+        check_folder(Path(place))
+
+
+def _check_suffix(path: PathLike) -> None:
+    file = PurePosixPath(path)
+    if file.suffix not in (".parquet", ".csv", ".tsv"):
+        raise UsageError(f"a table is written as .parquet, .csv or .tsv, not {file.name!r}")
+
+
+def check_delimited(path: PathLike) -> None:
+    """Refuse a file that no spreadsheet opens as text, where its cells must be safe there.
+
+    Raises
+    ------
+    UsageError
+        If it is neither .csv nor .tsv.
+    """
+    file = PurePosixPath(path)
+    if file.suffix not in (".csv", ".tsv"):
+        found = f"not {file.name!r}" if file.name else "and none was asked for"
+        raise UsageError(f"spreadsheet-safe texts go into a file of .csv or .tsv, {found}")
 
 
 def check_folder(path: Path) -> None:
@@ -295,8 +349,10 @@ def check_folder(path: Path) -> None:
     Raises
     ------
     UsageError
-        If it is a folder, or its own folder is missing or not writable.
+        If it is a folder or a URL, or its own folder is missing or not writable.
     """
+    if remote.is_url(place := remote.located(path)):
+        raise UsageError(f"only tables of scores are written to a store, not {place}")
     if path.is_dir():
         raise UsageError(f"{path} is a folder")
     parent = path.parent
@@ -332,57 +388,6 @@ def _compare_rows(
     )
 
 
-def replace_file(target: Path, write: Callable[[Path], Any]) -> None:
-    """Write to a temporary file beside the target, sync it, rename it."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp's files are private
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def sidecar(path: Path) -> Path:
     """The JSON file beside a CSV or TSV table."""
-    return path.with_name(path.name + ".json")
-
-
-def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
-    metadata = table.schema.metadata or {}
-    if _METADATA not in metadata:
-        raise ValueError("it holds no signatures")
-    return table.to_pandas(), json.loads(metadata[_METADATA])
-
-
-def _read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    import pandas as pd
-
-    beside = sidecar(path)
-    if not beside.is_file():
-        raise ValueError(f"{beside.name}, which holds its signatures, is not beside it")
-    strings = dict.fromkeys(
-        ("system", "item", "image", "text", "metric", "status", "note", *SOURCE, EVIDENCE), str
-    )
-    frame = pd.read_csv(
-        path,
-        sep="\t" if path.suffix == ".tsv" else ",",
-        dtype=strings,
-        keep_default_na=False,
-        na_values={"value": [""]},
-    )
-    return frame, json.loads(beside.read_text("utf-8"))
+    return path.with_name(path.name + BESIDE)

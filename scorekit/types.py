@@ -35,6 +35,10 @@ class InputError(Exception):
         self.status = status
         self.note = note
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str]]:
+        """It travels between processes."""
+        return type(self), (self.status, self.note)
+
 
 STATUSES: Mapping[str, str] = {
     "ok": "scored",
@@ -50,6 +54,7 @@ STATUSES: Mapping[str, str] = {
     "missing_input": "the metric needs a column that this row lacks (source image, references)",
     "undefined": "the formula has no value here (0/0 and the like)",
     "failed": "the model failed on this row",
+    "interrupted": "the run was ended before it came to this row",
 }
 """Every status that a row can have, and what it means."""
 
@@ -346,10 +351,19 @@ class Signature:
 
     @classmethod
     def parse(cls, text: str) -> Signature:
-        """Read a signature back from its text."""
+        """Read a signature back from its text.
+
+        Raises
+        ------
+        UsageError
+            If a part is no ``key:value``.
+        """
         metric, *rest = text.split("|")
-        pairs = (pair.split(":", 1) for pair in rest)
-        return cls(_unescape(metric), tuple((k, _unescape(v)) for k, v in pairs))
+        pairs = [pair.partition(":") for pair in rest]
+        for key, colon, _ in pairs:
+            if not colon:
+                raise UsageError(f"no signature: {key[:40]!r} is no key:value")
+        return cls(_unescape(metric), tuple((k, _unescape(v)) for k, _, v in pairs))
 
     def differences(self, other: Signature) -> list[str]:
         """What differs between two signatures, one line a key.

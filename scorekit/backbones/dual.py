@@ -13,6 +13,7 @@ from PIL import Image
 
 from scorekit.backbones.files import short_hash
 from scorekit.backbones.handle import BackboneInfo
+from scorekit.backbones.int8 import NO_GRADIENT, ROWS, check_machine, most_rows, round_layers
 from scorekit.backbones.spec import DTYPES, BackboneOptions
 from scorekit.backbones.texts import Texts, Tokens
 from scorekit.images import check_size
@@ -21,6 +22,7 @@ from scorekit.types import Array, Extracted, Feature, InputError, UsageError
 
 CPU_BATCH = 16  # at 32, the memory of a layer goes back to the system and is zeroed each time
 GPU_BATCH = 128
+PAD_TO = 8  # tokens, with 8-bit layers
 PROBE = (
     "a red circle",
     "two small blue squares above a large green triangle, and no circle",
@@ -39,12 +41,14 @@ class Prepared:
 class DualEncoder:
     """Base of the backbones with an image and a text tower in one space.
 
-    A family gives `info`, `image_spec`, `tokenize`, `encode_images` and `encode_tokens`.
+    A family gives `info`, `image_spec`, `tokenize`, `encode_images` and `encode_tokens`. One that
+    takes ``--dtype int8`` has a `model`, and calls `settle` when it is loaded.
 
     Attributes
     ----------
     info : BackboneInfo
     image_spec : ImageSpec
+    takes_int8 : bool
     trims : bool
         Whether padding may be cut to the batch's longest text. Found by trying
         (`find_trimming`), since it depends on mask and pooling, not on a name.
@@ -52,14 +56,21 @@ class DualEncoder:
 
     info: BackboneInfo
     image_spec: ImageSpec
+    takes_int8: bool = False
     trims: bool = False
 
     def __init__(self, options: BackboneOptions) -> None:
         self.options = options
         self.device = pick_device(options.device)
-        self.dtype: torch.dtype = getattr(torch, DTYPES[options.dtype])
+        self.rounds = options.dtype == "int8" and self.takes_int8
+        if self.rounds:
+            check_machine(self.device)
+        self.dtype: torch.dtype = (
+            torch.float32 if self.rounds else getattr(torch, DTYPES[options.dtype])
+        )
         self.batch_size = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
         self._mean: torch.Tensor | None = None
+        self._images_at_once: int | None = None  # all
 
     # What a family gives ------------------------------------------------------------------
 
@@ -115,6 +126,7 @@ class DualEncoder:
             texts = Texts(self, str(params.get("prefix", "")), size)
             return texts.embed(inputs, params.get("long_text", "truncate"))
         if feature.kind == "token_attribution":
+            self._check_gradients()
             from scorekit.backbones.attributed import Attributor  # it builds on this module
 
             return Attributor(self, params).attribute(inputs, size)
@@ -129,7 +141,8 @@ class DualEncoder:
     def _embed_images(self, images: Sequence[Prepared]) -> list[Extracted]:
         pixels = torch.from_numpy(np.stack([image.pixels for image in images]))
         with torch.inference_mode(), self._exact_convolutions():
-            out = self.encode_images(self.normalise(pixels.to(self.device)))
+            parts = torch.split(pixels.to(self.device), self._images_at_once or len(pixels))
+            out = torch.cat([self.encode_images(self.normalise(part)) for part in parts])
         arrays = out.float().cpu().numpy()
         return [Extracted(a, i.info) for a, i in zip(arrays, images, strict=True)]
 
@@ -142,6 +155,7 @@ class DualEncoder:
 
         The resize is torch's antialiased one on floats, so that it has a gradient.
         """
+        self._check_gradients()
         spec = self.image_spec
         x = images.to(self.device, torch.float32)
         x = torch_resize(x, spec)
@@ -177,21 +191,50 @@ class DualEncoder:
         tolerance = 1e-5 if self.dtype == torch.float32 else 1e-2
         return bool((1 - cos).max() < tolerance)
 
+    def settle(self) -> None:
+        """What is left to do with a loaded model: find out what it allows, and round it."""
+        self.trims = self.find_trimming()
+        if not self.rounds:
+            return
+        model: torch.nn.Module = self.model  # type: ignore[attr-defined]
+        round_layers(model)
+        blank = torch.zeros((1, 3, *self.image_spec.size), dtype=self.dtype)
+        with torch.inference_mode():
+            rows = most_rows(model, lambda: self.encode_images(blank))
+        self._images_at_once = max(1, ROWS // rows) if rows else None
+
     def embed_tokens(self, tokens: Sequence[Tokens]) -> list[Extracted]:
         """Features of texts within the limit or cut to it; `info` says which were cut."""
         ids, limit = [t.ids for t in tokens], self.info.text_limit
-        parts = _alike(ids) if self.trims else [ids]
         with torch.inference_mode():
-            encoded = [
-                self.encode_tokens(part, max(map(len, part)) if self.trims else limit)
-                for part in parts
-            ]
+            if self.rounds:
+                encoded = self._encode_apart(ids, limit)
+            else:
+                encoded = [
+                    self.encode_tokens(part, max(map(len, part)) if self.trims else limit)
+                    for part in (_alike(ids) if self.trims else [ids])
+                ]
             arrays = torch.cat(encoded).float().cpu().numpy()
         infos: list[dict[str, Any]] = [
             {"tokens": t.full_length, "limit": limit} if t.full_length > limit else {}
             for t in tokens
         ]
         return [Extracted(array, info) for array, info in zip(arrays, infos, strict=True)]
+
+    def _encode_apart(self, ids: Sequence[Sequence[int]], limit: int) -> list[torch.Tensor]:
+        """Embeddings (1, d) of texts, each padded by its own length alone.
+
+        Attention over more padding differs in its last bit, which 8-bit layers can make a level
+        of: a text's neighbours must not decide on its padding.
+        """
+        lengths = [min(limit, -(-len(i) // PAD_TO) * PAD_TO) if self.trims else limit for i in ids]
+        out: dict[int, torch.Tensor] = {}
+        for length in dict.fromkeys(lengths):
+            places = [k for k, own in enumerate(lengths) if own == length]
+            for part in _few(places, length):
+                rows = self.encode_tokens([ids[k] for k in part], length)
+                out.update(zip(part, torch.split(rows, 1), strict=True))
+        return [out[k] for k in range(len(ids))]
 
     def _exact_convolutions(self) -> Any:
         """Without TF32, which CUDA would use for float32 convolutions: 10 bits of mantissa."""
@@ -200,6 +243,10 @@ class DualEncoder:
         return torch.backends.cudnn.flags(
             enabled=True, benchmark=torch.backends.cudnn.benchmark, allow_tf32=False
         )
+
+    def _check_gradients(self) -> None:
+        if self.rounds:
+            raise UsageError(NO_GRADIENT)
 
     # Batches ------------------------------------------------------------------------------
 
@@ -243,6 +290,12 @@ def _alike(ids: Sequence[Sequence[int]]) -> list[Sequence[Sequence[int]]]:
             parts.append(ids[start:end])
             start = end
     return parts
+
+
+def _few(places: Sequence[int], length: int) -> list[Sequence[int]]:
+    """Cut a batch of texts of one length into parts that 8-bit layers make fast work of."""
+    size = max(1, ROWS // length)
+    return [places[start : start + size] for start in range(0, len(places), size)]
 
 
 def pick_device(name: str) -> torch.device:

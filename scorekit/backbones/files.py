@@ -45,7 +45,8 @@ def hub_folder(repo: str, *, allow_pickle: bool) -> Path:
         raise UsageError(_not_there(f"hf:{repo}", str(error).split("\n")[0])) from None
     _reach_hub(f"hf:{repo}", repo)
     try:
-        return Path(_download(repo, allow_pickle))
+        with _no_endless_wait():
+            return Path(_download(repo, allow_pickle))
     except UsageError:
         raise
     except Exception as error:
@@ -94,7 +95,8 @@ def small_files_folder(repo: str) -> Path:
         pass
     _reach_hub(f"hf:{repo}", repo)
     try:
-        return Path(snapshot_download(repo, allow_patterns=patterns))
+        with _no_endless_wait():
+            return Path(snapshot_download(repo, allow_patterns=patterns))
     except Exception as error:
         raise UsageError(_unreachable(f"hf:{repo}", repo, error)) from None
 
@@ -128,7 +130,8 @@ def hub_file(name: str, repo: str, files: Sequence[str]) -> Path:
     _reach_hub(name, repo)
     for file in files:
         try:
-            return Path(hf_hub_download(repo, file))
+            with _no_endless_wait():
+                return Path(hf_hub_download(repo, file))
         except LocalEntryNotFoundError as error:
             raise UsageError(_unreachable(name, repo, error)) from None
         except EntryNotFoundError:
@@ -159,6 +162,8 @@ def weight_files(folder: Path, *, allow_pickle: bool) -> list[Path]:
     index = folder / INDEX
     if index.is_file():
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        if odd := [shard for shard in shards if not str(shard).endswith(".safetensors")]:
+            raise UsageError(f"{folder.name}: {INDEX} names {odd[0]!r}, no safetensors file")
         paths = [folder / shard for shard in shards]
         return paths if all(path.is_file() for path in paths) else []
     pickles = sorted(
@@ -244,6 +249,28 @@ def _reach_hub(name: str, repo: str) -> None:
         get_session().head(ENDPOINT, timeout=SIGN_OF_LIFE_SECONDS)
     except Exception as error:
         raise UsageError(_unreachable(name, repo, error)) from None
+
+
+@contextlib.contextmanager
+def _no_endless_wait() -> Iterator[None]:
+    """Meanwhile every request has a timeout: the hub's client lists files without any."""
+    from huggingface_hub.utils import get_session
+
+    hooks = get_session().event_hooks["request"]  # of the whole process: left as it was found
+    hooks.append(_limit_wait)
+    try:
+        yield
+    finally:
+        hooks.remove(_limit_wait)
+
+
+def _limit_wait(request: Any) -> None:
+    """Wait no longer for an answer than for a piece of a file, which the user can set."""
+    from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT as LIMIT
+
+    given = request.extensions.get("timeout", {})
+    waits = {kind: given.get(kind) for kind in ("connect", "read", "write", "pool")}
+    request.extensions["timeout"] = {k: min(w or LIMIT, LIMIT) for k, w in waits.items()}
 
 
 def _unreachable(name: str, repo: str, error: Exception) -> str:

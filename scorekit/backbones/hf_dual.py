@@ -63,6 +63,8 @@ def load(spec: BackboneSpec, options: BackboneOptions) -> HfDual:
 class HfDual(DualEncoder):
     """A transformers dual encoder behind the common interface."""
 
+    takes_int8 = True
+
     def __init__(
         self, folder: Path, weights: list[Path], processors: Path, options: BackboneOptions
     ) -> None:
@@ -99,7 +101,7 @@ class HfDual(DualEncoder):
             files=states_of([*files, folder, processors]),
         )
         with one_line_errors(folder.name):
-            self.trims = self.find_trimming()
+            self.settle()
 
     @property
     def resizer(self) -> str:

@@ -116,6 +116,8 @@ def resolve(name: str, *, allow_pickle: bool = False) -> Checkpoint:
 class OpenClipDual(DualEncoder):
     """An OpenCLIP model behind the common interface."""
 
+    takes_int8 = True
+
     def __init__(self, checkpoint: Checkpoint, options: BackboneOptions) -> None:
         super().__init__(options)
         model = _build(checkpoint, options)
@@ -146,7 +148,7 @@ class OpenClipDual(DualEncoder):
                 resize=self.resizer,
                 files=states_of([checkpoint.weights]),
             )
-            self.trims = self.find_trimming()
+            self.settle()
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Token ids of texts, cut to the limit with the end token kept."""

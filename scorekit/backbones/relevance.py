@@ -111,30 +111,72 @@ def relevance_of(
     UsageError
         If a tower is of another kind or has fewer layers, or the word has no token.
     """
-    text_tower, vision_tower = tower_of(model.model), vision_tower_of(model.model)
-    if len(vision_tower.layers) < last:
-        raise UsageError(f"the vision tower has {len(vision_tower.layers)} layers, not {last}")
+    return relevances_of(model, image, text, [span], prefix=prefix, last=last)[0]
+
+
+def relevances_of(
+    model: Any,
+    image: Image.Image,
+    text: str,
+    spans: Sequence[Span],
+    *,
+    prefix: str = "",
+    last: int = 3,
+) -> list[PatchRelevance]:
+    """The same for several words of a text, which go through both towers once.
+
+    Raises
+    ------
+    UsageError
+        As `relevance_of`.
+    """
+    text_tower, vision_tower = towers_of(model, last)
     ids = model.tokenize([prefix + text])[0].ids
-    start, end = (place + len(prefix) for place in span)
-    spans = token_spans(model, prefix + text)[: len(ids) - 2]
-    # The first token of `ids` is the start token, which has no span.
-    own = [k for k, (a, b) in enumerate(spans, 1) if b > a and a < end and b > start]
-    if not own:
-        raise UsageError(f"the model does not read {text[slice(*span)]!r}: no heat map")
-    direction = direction_of(text_tower, ids, own, last, model.device)
+    places = token_spans(model, prefix + text)[: len(ids) - 2]
+    words = []
+    for span in spans:
+        start, end = (place + len(prefix) for place in span)
+        # The first token of `ids` is the start token, which has no span.
+        own = [k for k, (a, b) in enumerate(places, 1) if b > a and a < end and b > start]
+        if not own:
+            raise UsageError(f"the model does not read {text[slice(*span)]!r}: no heat map")
+        words.append(own)
+    directions = directions_of(text_tower, ids, words, last, model.device)
     prepared = model.prepare(image_embedding(""), image)
     pixels = model.normalise(torch.from_numpy(np.stack([prepared.pixels])).to(model.device))
-    return patch_relevance(vision_tower, pixels, direction, last)
+    return patch_relevances(vision_tower, pixels, directions, last)
 
 
-def direction_of(
+def towers_of(model: Any, last: int) -> tuple[TextTower, VisionTower]:
+    """Both towers of a dual encoder, taken apart.
+
+    Raises
+    ------
+    UsageError
+        If a tower is of another kind or has fewer layers than `last`, or it is not known what
+        part of an image the model sees.
+    """
+    text_tower = tower_of(getattr(model, "model", model))
+    vision_tower = vision_tower_of(model.model)
+    if model.resizer == "processor":
+        raise UsageError(
+            "the checkpoint prepares images by a processor of its own, which does not tell what "
+            "it cuts off: no heat map"
+        )
+    check_last(text_tower, last)
+    if len(vision_tower.layers) < last:
+        raise UsageError(f"the vision tower has {len(vision_tower.layers)} layers, not {last}")
+    return text_tower, vision_tower
+
+
+def directions_of(
     tower: TextTower,
     ids: Sequence[int],
-    tokens: Sequence[int],
+    words: Sequence[Sequence[int]],
     last: int,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
-    """c_w (e,): the mean attribution of some tokens is its product with the unit image embedding.
+    """c_w (w, e) of words: the attribution of each is its product with the unit image embedding.
 
     Parameters
     ----------
@@ -142,8 +184,8 @@ def direction_of(
         The text tower.
     ids
         Token ids, first and end token included.
-    tokens
-        The word's places in `ids`.
+    words
+        The places in `ids` of each word's tokens, whose attributions' mean is the word's.
     last
         So many of the last layers are looked at.
     device
@@ -172,18 +214,20 @@ def direction_of(
         # r_w is linear in the image, so that its gradient is the same at any image.
         image = torch.zeros_like(text).requires_grad_()
         gradients = torch.autograd.grad(text @ image, [z for _, z, _ in kept], create_graph=True)
-        attribution = torch.zeros((), dtype=text.dtype, device=device)
+        tokens = torch.zeros(len(ids), dtype=text.dtype, device=device)
         for (weights, _, seen), g in zip(kept, gradients, strict=True):
-            each = (weights * torch.einsum("nhd,nhtd->nht", g, seen)).mean(1)[0]
-            attribution = attribution + each[list(tokens)].mean() / last
-        (direction,) = torch.autograd.grad(attribution, image)
-    return direction.detach()
+            tokens = tokens + (weights * torch.einsum("nhd,nhtd->nht", g, seen)).mean(1)[0] / last
+        directions = [
+            torch.autograd.grad(tokens[list(own)].mean(), image, retain_graph=True)[0]
+            for own in words
+        ]
+    return torch.stack(directions).detach()
 
 
-def patch_relevance(
-    tower: VisionTower, pixels: torch.Tensor, direction: torch.Tensor, last: int = 3
-) -> PatchRelevance:
-    """Which patches <unit image embedding, direction> hangs on.
+def patch_relevances(
+    tower: VisionTower, pixels: torch.Tensor, directions: torch.Tensor, last: int = 3
+) -> list[PatchRelevance]:
+    """Which patches <unit image embedding, direction> hangs on, for each direction.
 
     Parameters
     ----------
@@ -191,8 +235,8 @@ def patch_relevance(
         The vision tower.
     pixels
         (1, 3, h, w) normalised.
-    direction
-        (e,), see `direction_of`.
+    directions
+        (w, e), see `directions_of`.
     last
         So many of the last layers are looked at.
     """
@@ -207,23 +251,31 @@ def patch_relevance(
             x, weights, z, values = _layer(layer, x)
             kept.append((weights, z, values))
         image = tower.project(x[:, 0])[0]
-        score = F.normalize(image.to(direction.dtype), dim=0) @ direction
-        gradients = torch.autograd.grad(score, [z for _, z, _ in kept])
-    with torch.no_grad():
+        scores = directions @ F.normalize(image.to(directions.dtype), dim=0)
+        each = [
+            torch.autograd.grad(score, [z for _, z, _ in kept], retain_graph=True)
+            for score in scores
+        ]
+    rows, columns = tower.grid
+    out = []
+    for score, gradients in zip(scores.detach(), each, strict=True):
         relevance, total = torch.zeros_like(kept[0][0][0, 0]), torch.zeros_like(score)
         for (weights, z, values), g in zip(kept, gradients, strict=True):
             own = g[:, :, 0]  # of the class token's row; the others' are not looked at
-            relevance += (weights * torch.einsum("nhd,nhtd->nht", own, values)).mean(1)[0] / last
-            total += (own * z[:, :, 0]).sum()
-    rows, columns = tower.grid
-    return PatchRelevance(
-        patches=relevance[1:].view(rows, columns).float().cpu().numpy(),
-        attribution=float(score.detach()),
-        heads=tower.layers[-1].heads,
-        layers=last,
-        rest=float(relevance[0]),
-        total=float(total),
-    )
+            weighed = weights * torch.einsum("nhd,nhtd->nht", own, values)
+            relevance += weighed.mean(1)[0].detach() / last
+            total += (own * z[:, :, 0].detach()).sum()
+        out.append(
+            PatchRelevance(
+                patches=relevance[1:].view(rows, columns).float().cpu().numpy(),
+                attribution=float(score),
+                heads=tower.layers[-1].heads,
+                layers=last,
+                rest=float(relevance[0]),
+                total=float(total),
+            )
+        )
+    return out
 
 
 def _layer(

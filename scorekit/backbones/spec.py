@@ -11,8 +11,7 @@ from typing import Literal
 from scorekit.registry import ALIASES, all_backbones, load_backbone_family
 from scorekit.types import UsageError
 
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-DataType = Literal["fp32", "fp16", "bf16"]
+DataType = Literal["fp32", "fp16", "bf16", "int8"]
 Quantize = Literal["none", "int8"]
 Resize = Literal["exact", "fast"]
 _NOT_PATHS = ("openai",)
@@ -25,6 +24,19 @@ _WITH_FILE = ("open_clip", "pixels")
 LongText = Literal["truncate", "error", "window"]
 
 
+class _Floats(dict[str, str]):
+    """torch's names of the dtypes that any model can have."""
+
+    def __missing__(self, dtype: str) -> str:
+        raise UsageError(
+            f"--dtype {dtype} is for dual encoders (CLIP, SigLIP and the like) on a CPU; a "
+            "vision-language model takes --quantize int8 instead"
+        )
+
+
+DTYPES = _Floats(fp32="float32", fp16="float16", bf16="bfloat16")
+
+
 @dataclass(frozen=True)
 class BackboneOptions:
     """How a backbone is loaded and run.
@@ -32,9 +44,11 @@ class BackboneOptions:
     Attributes
     ----------
     device : str
-        ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-    dtype : {"fp32", "fp16", "bf16"}
-        Of weights and activations; features are float32 in any case.
+        ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``. A run takes
+        several with commas between them, each in a process of its own.
+    dtype : {"fp32", "fp16", "bf16", "int8"}
+        Of weights and activations; features are float32 in any case. ``int8`` is of the matrix
+        products in the towers of dual encoders, on a CPU (`scorekit.backbones.int8`).
     quantize : {"none", "int8"}
         Whether the weights of a vision-language model's linear layers are kept in 8 bits.
     resize : {"exact", "fast"}
@@ -60,7 +74,7 @@ class BackboneOptions:
 
     def __post_init__(self) -> None:
         for name, allowed in (
-            ("dtype", tuple(DTYPES)),
+            ("dtype", (*DTYPES, "int8")),
             ("quantize", ("none", "int8")),
             ("resize", ("exact", "fast")),
             ("long_text", ("truncate", "error", "window")),
@@ -68,8 +82,15 @@ class BackboneOptions:
             value = getattr(self, name)
             if value not in allowed:
                 raise UsageError(f"{name} is one of {', '.join(allowed)}, not {value!r}")
+        if not all(self.devices):
+            raise UsageError(f"device {self.device!r} has an empty name in it")
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, not {self.batch_size}")
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The names in `device`."""
+        return tuple(name.strip() for name in self.device.split(","))
 
     def for_loading(self) -> BackboneOptions:
         """What of these a loaded model depends on; the rest is said at each call."""

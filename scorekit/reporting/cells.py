@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from scorekit.reporting.heat import Mapped, fitting, map_of
 from scorekit.reporting.page import rounded
 from scorekit.reporting.runs import Rows
 from scorekit.reporting.thumbnails import Thumbnail
@@ -40,7 +42,8 @@ def row_data(rows: Rows, metrics: Sequence[str]) -> dict[str, Any]:
     -------
     dict
         ``systems``, ``items``, ``texts``, ``tags``, ``rows``, and by row, for those that have
-        them, ``notes``, ``words`` and ``evidence``.
+        them, ``notes``, ``words`` and ``evidence``; the words' ``maps``, and how many are left
+        out (``mapsLeftOut``).
     """
     frame = rows.frame
     columns: dict[str, Any] = {"run": frame["run"].tolist(), "index": frame["index"].tolist()}
@@ -127,6 +130,8 @@ def _shared_folder(paths: Sequence[str]) -> int:
         shared = os.path.commonpath(folders)
     except ValueError:  # none, or relative and absolute ones
         return 0
+    if any("://" in folder for folder in folders):
+        shared = shared.replace(":/", "://", 1)  # of which commonpath makes one slash
     return len(shared.rstrip("/")) + 1 if shared else 0
 
 
@@ -178,6 +183,7 @@ def _told(rows: Rows, metrics: Sequence[str]) -> dict[str, Any]:
     words: dict[int, dict[int, Any]] = {}
     evidence: dict[tuple[int, int], str] = {}
     said: dict[tuple[int, str], tuple[str, str]] = {}
+    mapped: list[Mapped] = []
     columns = ("row", "metric", "status", "note", EVIDENCE)
     for row, metric, status, note, proof in rows.cells[list(columns)].itertuples(index=False):
         if metric not in place:
@@ -192,6 +198,7 @@ def _told(rows: Rows, metrics: Sequence[str]) -> dict[str, Any]:
             found = _parsed(proof)
             if (spans := words_of(found, texts[row])) is not None:
                 words.setdefault(row, {})[place[metric]] = spans
+                mapped += _mapped(row, spans, found)
             else:
                 evidence[row, place[metric]] = plain(found)
     told: dict[int, list[Any]] = {}
@@ -200,7 +207,22 @@ def _told(rows: Rows, metrics: Sequence[str]) -> dict[str, Any]:
     proofs: dict[int, dict[int, str]] = {}
     for (row, at), text in _cut_by_key(evidence):
         proofs.setdefault(row, {})[at] = text
-    return {"notes": told, "words": words, "evidence": proofs}
+    maps, left_out = fitting(mapped)
+    return {
+        "notes": told,
+        "words": words,
+        "evidence": proofs,
+        "maps": maps,
+        "mapsLeftOut": left_out,
+    }
+
+
+def _mapped(row: int, spans: Sequence[list[Any]], found: Sequence[Any]) -> Iterator[Mapped]:
+    """A row's words that have heat maps, the lowest first."""
+    maps = [(span, heat) for span, word in zip(spans, found, strict=True) if (heat := map_of(word))]
+    maps.sort(key=lambda each: each[0][2])
+    for nth, (span, heat) in enumerate(maps):
+        yield Mapped(span, row, nth, heat)
 
 
 def _cut_by_key(texts: Mapping[_Key, str]) -> Iterator[tuple[_Key, str]]:
@@ -209,15 +231,18 @@ def _cut_by_key(texts: Mapping[_Key, str]) -> Iterator[tuple[_Key, str]]:
 
 def _parsed(proof: Any) -> Any:
     try:
-        return json.loads(proof)
-    except (TypeError, ValueError):
+        found = json.loads(proof)
+        plain(found)
+    except (TypeError, ValueError, RecursionError):  # no JSON, or nested too deeply to be shown
         return as_text(proof)
+    return found
 
 
 def words_of(found: Any, text: str) -> list[list[Any]] | None:
     """Evidence of misaligned words as [start, end, share of the largest in 1/1000, flag].
 
-    Start and end count UTF-16 units, as the page's script does; None for other evidence.
+    Start and end count UTF-16 units, as the page's script does; None for other evidence. A word
+    with a heat map gets its number as a fifth entry later.
 
     Examples
     --------
@@ -231,9 +256,9 @@ def words_of(found: Any, text: str) -> list[list[Any]] | None:
             (int(w["start"]), int(w["end"]), float(w["attribution"]), bool(w["misaligned"]))
             for w in found
         ]
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         return None
-    if not entries:
+    if not entries or not all(math.isfinite(entry[2]) for entry in entries):
         return None
     largest = max(abs(entry[2]) for entry in entries) or 1.0
     return [

@@ -11,10 +11,13 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+_MARK = b'<meta name="generator" content="scorekit">'
 
 
 def render(
@@ -23,6 +26,7 @@ def render(
     title: str,
     data: object,
     scripts: Sequence[str] = (),
+    plots: bool = True,
     **context: object,
 ) -> str:
     """Fill a template that extends ``base.html``.
@@ -37,6 +41,8 @@ def render(
         What the scripts draw, as a JSON value; they find it as ``scorekit.data``.
     scripts : sequence of str
         Files of the same folder, run in this order after plotly and ``page.js``.
+    plots : bool
+        Whether the page draws any; without, plotly's 5 MB stay out of it.
     **context
         For the template.
 
@@ -58,7 +64,7 @@ def render(
     """
     environment = _environment()
     files = [_source(name) for name in ("page.js", *scripts)]
-    code = [_plotly(), *files]
+    code = [_plotly(), *files] if plots else files
     return environment.get_template(template).render(
         title=title,
         data=data,
@@ -114,6 +120,17 @@ def _policy(scripts: Sequence[str]) -> str:
 
 def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page that `render` made: a regular file with scorekit's mark."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return _MARK in file.read(500)
+    except OSError:
+        return False
 
 
 def rounded(value: Any) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from scorekit.reporting.cells import (
     plain,
     row_data,
 )
-from scorekit.reporting.page import render, rounded
+from scorekit.reporting.heat import colours
+from scorekit.reporting.page import is_page, render, rounded
 from scorekit.reporting.runs import (
     Change,
     Rows,
@@ -32,10 +34,11 @@ from scorekit.reporting.runs import (
     runs_of,
     sample_of,
 )
-from scorekit.reporting.thumbnails import thumbnails
+from scorekit.reporting.thumbnails import Thumbnail, thumbnails
 from scorekit.stats import Estimate
 from scorekit.table import MetricInfo, ScoreTable
-from scorekit.types import STATUSES, UsageError
+from scorekit.types import STATUSES, PathLike, UsageError
+from scorekit.within import Fence
 
 MAX_ROWS = 10_000
 MAX_BYTES = 57_000_000
@@ -43,7 +46,7 @@ MAX_BYTES = 57_000_000
 MAX_PAGES = 50
 MANY_SYSTEMS = 200
 _CODE_BYTES = 6_000_000
-_SCRIPTS = ("scores_model.js", "scores_row.js", "scores_plots.js", "scores.js")
+_SCRIPTS = ("scores_model.js", "scores_heat.js", "scores_row.js", "scores_plots.js", "scores.js")
 _REASONS = 5
 
 Progress = Callable[[int, int], None]
@@ -84,7 +87,8 @@ def write_report(
     tables: Mapping[str, ScoreTable],
     path: str | Path,
     *,
-    roots: Sequence[Path] = (),
+    roots: Sequence[PathLike] = (),
+    images_within: PathLike | None = None,
     max_rows: int = MAX_ROWS,
     progress: Progress | None = None,
 ) -> Written:
@@ -97,9 +101,11 @@ def write_report(
         run; of several runs, each is compared with the first.
     path : path
         An .html file. Above `max_rows` images it shows a sample, and the folder ``NAME.pages``
-        beside it has pages of all of them.
-    roots : sequence of Path
+        beside it has pages of all of them; those of an earlier report go.
+    roots : sequence of Path or URL
         Where the tables' relative image paths are looked for besides the current folder.
+    images_within : path, optional
+        A folder: images that lie elsewhere, links followed, are not shown.
     max_rows : int
         Images a page.
     progress : callable, optional
@@ -122,6 +128,7 @@ def write_report(
     60
     """
     target = Path(path)
+    fence = None if images_within is None else Fence(images_within)
     runs = runs_of(tables)
     metrics, rows, changes = metrics_of(runs), rows_of(runs), changes_of(runs)
     heading = f"Scores: {' and '.join(run.name for run in runs)}"
@@ -155,8 +162,10 @@ def write_report(
     read, total = 0, sum(len(_images(job.rows)) for job in jobs)
     for job in jobs:
         ticked = None if progress is None else partial(_advance, progress, read, total)
-        _write(job, runs, list(metrics), changes, context, roots, ticked)
+        pictures = partial(thumbnails, roots=roots, fence=fence, progress=ticked)
+        _write(job, runs, list(metrics), changes, context, pictures)
         read += len(_images(job.rows))
+    _remove_others(folder, pages)
     return Written(target, tuple(pages), len(rows), len(shown))
 
 
@@ -177,8 +186,7 @@ def _write(
     metrics: Sequence[str],
     changes: Sequence[Change],
     context: Mapping[str, Any],
-    roots: Sequence[Path],
-    progress: Progress | None,
+    pictures: Callable[[Sequence[str], int], list[Thumbnail]],
 ) -> None:
     infos: Mapping[str, MetricInfo] = context["metrics"]
     data = {
@@ -188,6 +196,7 @@ def _write(
             for n in metrics
         ],
         "statuses": dict(STATUSES),
+        "colours": colours(),
         **row_data(job.rows, metrics),
         "summary": _summary_data(context["summaries"]) if job.whole else [],
         "changes": [
@@ -196,13 +205,12 @@ def _write(
             if job.whole and change.comparison is not None
         ],
     }
+    notes = [*job.notes, *_map_notes(data.pop("mapsLeftOut"))]
     spent = _CODE_BYTES + page_bytes(json.dumps(data, ensure_ascii=False))
     images = list(_images(job.rows))
     # Base64 makes four bytes of three.
     budget = max(0, MAX_BYTES - spent) * 3 // 4
-    made = dict(
-        zip(images, thumbnails(images, budget, roots=roots, progress=progress), strict=True)
-    )
+    made = dict(zip(images, pictures(images, budget), strict=True))
     data["pictures"], places = picture_data(job.rows, made)
     data["rows"] |= places
     page = render(
@@ -210,7 +218,8 @@ def _write(
         title=f"{context['heading']} - scorekit",
         data=data,
         scripts=_SCRIPTS,
-        **{**context, "notes": job.notes, "links": job.links, "whole": job.whole},
+        plots=job.whole,
+        **{**context, "notes": notes, "links": job.links, "whole": job.whole},
         edits=has_sources(job.rows),
         n=len(job.rows),
     )
@@ -254,6 +263,28 @@ def _sampling_notes(n: int, shown: int, pages: int, most: int) -> list[str]:
     if pages * most < n:
         notes.append(f"The pages end at row {pages * most:,}; report a part of the table for more.")
     return notes
+
+
+def _map_notes(left_out: int) -> list[str]:
+    if not left_out:
+        return []
+    return [
+        f"{left_out:,} heat maps of words are left out, so that the page stays small: those of the "
+        "rows' second and third words first."
+    ]
+
+
+def _remove_others(folder: Path, pages: Sequence[Path]) -> None:
+    """Remove pages that an earlier report wrote and this one did not, and a folder of none."""
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    others = [p for p in folder.glob("[0-9][0-9][0-9].html") if p not in pages and is_page(p)]
+    for path in others:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    if others and not pages:
+        with contextlib.suppress(OSError):  # something else is in it
+            folder.rmdir()
 
 
 def _make_folder(folder: Path) -> None:

@@ -8,12 +8,13 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
+from scorekit import remote
 from scorekit.images import decode, read_bytes
-from scorekit.types import InputError
+from scorekit.types import InputError, PathLike
+from scorekit.within import Fence, refusal
 
 # Longest side in pixels and WebP quality; even noise fits the last one into 1.5 kB.
 LADDER = (
@@ -22,6 +23,7 @@ LADDER = (
 )
 FEWEST_BYTES = 2_000
 _PROBED = 16
+_FAR_WORKERS = 8  # threads where images come from a store, and are waited for
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def thumbnails(
     images: Sequence[str],
     budget: int,
     *,
-    roots: Sequence[Path] = (),
+    roots: Sequence[PathLike] = (),
+    fence: Fence | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Thumbnail]:
     """Thumbnails of image files, in order.
@@ -55,12 +58,14 @@ def thumbnails(
     Parameters
     ----------
     images : sequence of str
-        Paths as a table has them.
+        Paths or URLs as a table has them.
     budget : int
         Bytes for all of them; pictures get smaller until they fit, though not below
         `FEWEST_BYTES` each.
-    roots : sequence of Path
+    roots : sequence of Path or URL
         Where a relative path is looked for besides the current folder.
+    fence : Fence, optional
+        Which files may be shown; None for all.
     progress : callable, optional
         Called with (done, in all).
 
@@ -72,12 +77,12 @@ def thumbnails(
     if not images:
         return []
     share = max(FEWEST_BYTES, budget // len(images))
-    step = _first_step([_load(images[i], roots) for i in _spread(len(images))], share)
+    step = _first_step([_load(images[i], roots, fence) for i in _spread(len(images))], share)
     known: dict[str, Thumbnail] = {}
     spent = 0
 
     def small(image: str) -> tuple[str, Thumbnail]:
-        loaded = _load(image, roots)
+        loaded = _load(image, roots, fence)
         if isinstance(loaded, str):
             return loaded, Thumbnail(b"", None, loaded)
         digest, data = loaded
@@ -85,6 +90,8 @@ def thumbnails(
 
     out: list[Thumbnail] = []
     workers = os.cpu_count() or 1
+    if any(map(remote.is_url, (*images, *roots))):
+        workers = max(workers, _FAR_WORKERS)
     with ThreadPoolExecutor(workers) as pool:
         # In short rounds: an image may have twice its share of what the rounds before it left.
         for start in range(0, len(images), size := 16 * workers):
@@ -100,24 +107,35 @@ def thumbnails(
     return out
 
 
-def found_at(image: str, roots: Sequence[Path]) -> str:
-    """Where an image of a table lies: as it says, else below one of the roots."""
-    if os.path.lexists(image):
-        return image
-    return next((str(p) for root in roots if os.path.lexists(p := root / image)), image)
+def places_of(image: str, roots: Sequence[PathLike]) -> list[str]:
+    """Where an image of a table may lie: as it says, else below the roots, those near first."""
+    if remote.is_url(image) or os.path.lexists(image):
+        return [image]
+    places = [remote.join(os.fspath(root), image) for root in roots]
+    near = [place for place in places if os.path.lexists(place)]
+    # A store is not asked for "<PngImageFile 8x8>".
+    far = [place for place in places if remote.is_url(place) and not image.startswith("<")]
+    return near[:1] or far or [image]
 
 
-def _load(image: str, roots: Sequence[Path]) -> tuple[str, bytes] | str:
+def _load(image: str, roots: Sequence[PathLike], fence: Fence | None) -> tuple[str, bytes] | str:
     """Digest and bytes of a file, or why there are none."""
-    try:
-        if not image:
-            raise InputError("missing_image", "the row has no image")
-        data = read_bytes(found_at(image, roots))
-    except InputError as error:
-        if image.startswith("<"):
-            return "the image was in memory when it was scored, not in a file"
-        return error.note
-    return hashlib.sha256(data).hexdigest(), data
+    if not image:
+        return "the row has no image"
+    why = ""
+    for place in places_of(image, roots):
+        if fence is not None and not fence.holds(place):
+            why = why or refusal(place)
+            continue
+        try:
+            data = read_bytes(place)
+        except InputError as error:
+            why = why or error.note
+        else:
+            return hashlib.sha256(data).hexdigest(), data
+    if image.startswith("<"):
+        return "the image was in memory when it was scored, not in a file"
+    return why
 
 
 def _spread(n: int) -> list[int]:

@@ -75,7 +75,9 @@
     const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
     const width = grid.clientWidth;
     const lines = shown().length * 1.35 * rem + shown().length;
-    if (items) return { across: 1, width, height: 16.8 * rem + lines };
+    if (items) {
+      return { across: 1, width, height: (model.judged ? 19.7 : 16.8) * rem + lines };
+    }
     const across = Math.max(1, Math.floor((width + GAP) / ((rows.source ? 17 : 14.5) * rem + GAP)));
     return {
       across,
@@ -180,6 +182,7 @@
   let current = 0, opened = null;
   const order = () => (items ? entries.flatMap((code) => model.byItem.get(code)) : entries);
   const open = (row) => {
+    heat.clear();
     current = row;
     find("row-head").replaceChildren(view.isolated(model.title(row)));
     find("row-body").replaceChildren(...view.opened(row, wish.metric, open));
@@ -192,6 +195,17 @@
     }
     dialog.scrollTop = 0;
   };
+  // A word of a card opens its row with its heat map.
+  const openAt = (word) => {
+    const { row, map } = word.dataset;
+    // Where the focus comes back to.
+    word.closest("li").querySelector(`.open[data-row="${row}"]`).focus({ preventScroll: true });
+    open(Number(row));
+    const same = dialog.querySelector(`.full .mapped[data-map="${map}"]`);
+    if (!same) return;
+    same.focus({ preventScroll: true });
+    heat.toggle(same);
+  };
   const go = (by) => {
     const next = order()[order().indexOf(current) + by];
     if (next !== undefined && order().includes(current)) open(next);
@@ -201,6 +215,7 @@
   find("shut").addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   dialog.addEventListener("close", () => {
+    heat.clear();
     if (opened && opened.isConnected) opened.focus({ preventScroll: true });
   });
   dialog.addEventListener("keydown", (event) => {
@@ -211,6 +226,8 @@
   grid.addEventListener("click", (event) => {
     const button = event.target.closest("button.open");
     if (button) open(Number(button.dataset.row));
+    const word = event.target.closest(".mapped");
+    if (word && !heat.isTap()) openAt(word);
   });
 
   // Rows that changed most ---------------------------------------------------------------------

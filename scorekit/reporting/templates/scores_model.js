@@ -7,6 +7,7 @@ const model = (() => {
   const names = metrics.map((metric) => metric.name);
   const headlines = [...metrics.keys()].filter((m) => metrics[m].headline);
   const several = data.runs.length > 1;
+  const judged = Object.keys(data.words).length > 0;
 
   const value = (metric, row) => rows.values[metric][row];
   const text = (row) => data.texts[rows.text[row]];
@@ -127,7 +128,7 @@ const model = (() => {
   const itemsOf = (found) => [...new Set(found.map((row) => rows.item[row]))];
 
   return {
-    data, rows, metrics, names, headlines, several, n, byItem,
+    data, rows, metrics, names, headlines, several, judged, n, byItem,
     value, text, sourceText, system, item, run, picture, source, notes, maker, title,
     show, share, siblings, winners, problem, statuses, select, itemsOf,
   };

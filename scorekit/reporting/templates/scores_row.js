@@ -34,8 +34,25 @@ const view = (() => {
 
   const percent = (share) => `${share > 0 ? "+" : ""}${Math.round(share / 10)}%`;
 
+  // The words of a row's text, by a metric or by the first that has any.
+  const told = (row, metric) => {
+    const by = data.words[row];
+    return (by && (by[metric] || Object.values(by)[0])) || [];
+  };
+  // A word with a heat map; in an open row it is a button, which a text of its own is not.
+  const mappable = (element, row, word, map, button) => {
+    element.classList.add("mapped");
+    Object.assign(element.dataset, { row, word, map });
+    if (button) {
+      element.tabIndex = 0;
+      element.setAttribute("role", "button");
+      element.setAttribute("aria-pressed", "false");
+    }
+    return element;
+  };
+
   // The prompt, its words by what they add to the score: underlined if misaligned.
-  const prompt = (row, metric, kind) => {
+  const prompt = (row, metric, kind, words = told(row, metric)) => {
     const out = make("p", kind);
     out.dir = "auto";
     const text = model.text(row);
@@ -43,15 +60,14 @@ const view = (() => {
       out.append(make("span", "none", "no prompt"));
       return out;
     }
-    const told = data.words[row];
-    const found = told && (told[metric] || Object.values(told)[0]);
     let done = 0;
-    for (const [start, end, share, flagged] of found || []) {
+    for (const [start, end, share, flagged, map] of words) {
       if (start < done) continue;
       const word = make("span", flagged ? "word flagged" : "word", text.slice(start, end));
       word.classList.add(share < 0 ? "down" : "up");
       word.style.setProperty("--much", `${Math.round(Math.sqrt(Math.abs(share) / 1000) * 100)}%`);
       word.title = `${percent(share)} of the largest`;
+      if (map !== undefined) mappable(word, row, text.slice(start, end), map, kind === "full");
       if (flagged) word.append(make("span", "sr", " (misaligned)"));
       out.append(text.slice(done, start), word);
       done = end;
@@ -94,9 +110,15 @@ const view = (() => {
     return button;
   };
 
+  // The picture of a row, over which its heat maps are drawn.
+  const main = (row) => {
+    const shown = image(model.picture(row), about(row));
+    shown.dataset.shows = row;
+    return shown;
+  };
   const frame = (row) => {
     const source = model.source(row);
-    const shown = image(model.picture(row), about(row));
+    const shown = main(row);
     if (!source) return make("div", "frame", shown);
     const before = make("span", "half mini", image(source, "source"), make("span", "tab", "source"));
     return make("div", "frame", before, make("span", "half", shown, make("span", "tab", "edited")));
@@ -112,20 +134,35 @@ const view = (() => {
 
   const wonBy = (shown, among) => new Map(shown.map((m) => [m, model.winners(m, among)]));
 
+  // Beside others of its item, a row has its own misaligned words, or else its lowest.
+  const missed = (row, by) => {
+    const text = model.text(row);
+    const words = [...told(row, by)].sort((a, b) => a[2] - b[2]);
+    const flagged = words.filter((word) => word[3]);
+    const line = make("div", "missed", flagged.length ? "misaligned: " : words.length ? "lowest: " : "");
+    (flagged.length ? flagged : words.slice(0, 1)).forEach(([start, end, , , map], i) => {
+      const word = make("span", flagged.length ? "word flagged" : "word", text.slice(start, end));
+      if (map !== undefined) mappable(word, row, text.slice(start, end), map);
+      line.append(i ? ", " : "", word);
+    });
+    return line;
+  };
+
   const sideBySide = (item, shown, by) => {
     const among = model.byItem.get(item);
     const won = wonBy(shown, among);
     const strip = make(
       "div", "strip",
       ...among.map((row) => {
-        const picture = make("div", "frame", image(model.picture(row), about(row)));
-        const box = make("div", "", picture, opener(row, model.maker(row)));
+        const box = make("div", "beside", make("div", "frame", main(row)), opener(row, model.maker(row)));
+        if (model.judged) box.append(missed(row, by));
         box.append(scores(row, shown, by, won));
         return box;
       }),
     );
     const head = make("div", "name", isolated(data.items[item]));
-    return make("li", "card side", head, prompt(among[0], by, "prompt"), strip);
+    // Which of its words are misaligned differs from image to image.
+    return make("li", "card side", head, prompt(among[0], by, "prompt", []), strip);
   };
 
   const change = (a, b, difference, metric) => {
@@ -149,7 +186,7 @@ const view = (() => {
 
   const slider = (row) => {
     const under = image(model.source(row), "source image");
-    const over = image(model.picture(row), about(row));
+    const over = main(row);
     over.classList.add("over");
     const edge = make("span", "edge");
     const box = make("div", "large pair", under, over, edge);
@@ -174,14 +211,21 @@ const view = (() => {
   // The same in figures, for those who can't tell the colours.
   const words = (row) => {
     const text = model.text(row);
-    return Object.entries(data.words[row]).map(([m, found]) => {
+    const alike = new Map(); // metrics that judge the words alike have one list
+    for (const [m, found] of Object.entries(data.words[row])) {
+      const key = found.map((word) => word.slice(0, 4)).join(";");
+      alike.set(key, [...(alike.get(key) || []), [m, found]]);
+    }
+    return [...alike.values()].map((those) => {
+      const found = those[0][1];
+      const by = those.flatMap(([m], i) => (i ? [" and ", named(m)] : [named(m)]));
       const list = make("ol", "words");
       for (const [start, end, share, flagged] of [...found].sort((a, b) => a[2] - b[2])) {
         const line = make("li", "", isolated(text.slice(start, end)), ` ${percent(share)}`);
         if (flagged) line.append(make("b", "", " misaligned"));
         list.append(line);
       }
-      return make("details", "", make("summary", "", "Words by ", named(m)),
+      return make("details", "", make("summary", "", "Words by ", ...by),
         make("p", "note", "What each adds, as a share of the largest."), list);
     });
   };
@@ -255,13 +299,18 @@ const view = (() => {
     const edited = model.source(row);
     const large = edited
       ? slider(row)
-      : [make("div", "large", image(model.picture(row), about(row)))];
+      : [make("div", "large", main(row))];
     const left = make("div", "", ...large);
+    if (told(row, by).some((word) => word.length > 4)) {
+      const legend = make("p", "note heat-legend", ...heat.hint());
+      legend.setAttribute("role", "status");
+      left.append(legend);
+    }
     const right = make("div", "");
     right.append(prompt(row, by, "full"));
     if (data.words[row]) {
       right.append(make("p", "note",
-        "Underlined words are misaligned. Red pulls the score down, green lifts it."));
+        "Underlined words are misaligned. Red pulls the score down, teal lifts it."));
       right.append(...words(row));
     }
     if (edited && model.sourceText(row)) {

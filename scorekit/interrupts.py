@@ -1,0 +1,126 @@
+"""Ctrl-C and SIGTERM: a run ends in order, leaves the rows it has, and says how to go on."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from scorekit.remote import is_url, located
+from scorekit.types import PathLike, UsageError
+
+if TYPE_CHECKING:
+    from scorekit.table import ScoreTable
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+INTERRUPTED = "interrupted"
+"""Status of the rows that an interrupted run did not come to."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that was ended from outside.
+
+    Attributes
+    ----------
+    table : ScoreTable or None
+        Every row, those that were not reached with the status ``interrupted``; None if none
+        was reached.
+    """
+
+    def __init__(self, table: ScoreTable | None) -> None:
+        super().__init__()
+        self.table = table
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as schedulers send it before they kill."""
+
+
+def ends_in_order(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options ``out`` and ``no_cache`` that survives being ended.
+
+    It exits with 130 after Ctrl-C and 143 after SIGTERM, and with one message. What it scored
+    so far is written beside ``out``, never over it.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        with _terminable():
+            try:
+                command(*args, **kwargs)
+            except KeyboardInterrupt as stop:
+                _end(stop, kwargs["out"], no_cache=kwargs["no_cache"])
+
+    return run
+
+
+def partial_of(out: PathLike) -> Path | None:
+    """Where the rows of an interrupted run are written; None for a URL.
+
+    Examples
+    --------
+    >>> partial_of("runs/scores.csv").as_posix()
+    'runs/scores.partial.csv'
+    """
+    place = located(out)
+    return None if is_url(place) else Path(place).with_suffix(f".partial{Path(place).suffix}")
+
+
+def remove_partial(out: PathLike) -> None:
+    """Remove what an interrupted run left, once the whole table is there."""
+    from scorekit.table import sidecar
+
+    if (partial := partial_of(out)) is not None:
+        for path in (partial, sidecar(partial)):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Meanwhile SIGTERM is an exception, as SIGINT is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(*_: Any) -> NoReturn:
+    raise Terminated
+
+
+def _end(stop: KeyboardInterrupt, out: PathLike | None, *, no_cache: bool) -> NoReturn:
+    import typer
+
+    terminated = isinstance(stop, Terminated) or isinstance(stop.__cause__, Terminated)
+    kept = (
+        "nothing was kept (--no-cache)"
+        if no_cache
+        else "what was computed is in the cache, and the same command goes on from there"
+    )
+    word = "terminated" if terminated else "interrupted"
+    print(f"\n{word}: {kept}", file=sys.stderr)
+    # Told first: who is in a hurry ends this with a second Ctrl-C.
+    with contextlib.suppress(UsageError, KeyboardInterrupt):
+        if out is not None and (partial := partial_of(out)) is not None:
+            _save_partial(stop, partial)
+    raise typer.Exit(EXIT_TERMINATED if terminated else EXIT_INTERRUPTED) from None
+
+
+def _save_partial(stop: KeyboardInterrupt, path: Path) -> None:
+    if isinstance(stop, Interrupted) and stop.table is not None:
+        stop.table.save(path)
+        done = int((stop.table.frame["status"] != INTERRUPTED).sum())
+        print(f"the {done:,} of {len(stop.table):,} rows so far are in {path}", file=sys.stderr)
