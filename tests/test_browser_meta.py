@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from browser import Open, check_silent, chromium, needs_chromium, visit
 
 import scorekit
 from scorekit.joined import MetricScores
@@ -18,42 +17,17 @@ from scorekit.meta import MetaOptions
 from scorekit.ratings import rating_set
 from scorekit.reporting.meta import meta_page
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the path")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+pytestmark = needs_chromium
 EVIL = '</script><a href="https://example.org/">%{x} <b>'
 METRICS = ("good", EVIL, "noise")
-DRAWN = "() => document.querySelector('#{}').data?.length > 0"
 
 
-@dataclass
-class Open:
-    """A page, and what it complained of or asked for."""
-
-    page: Any
-    console: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-    def drawn(self, plot: str) -> None:
-        self.page.locator(f"#{plot}").scroll_into_view_if_needed()
-        self.page.wait_for_function(DRAWN.format(plot))
-
-    def column(self, number: int) -> list[str]:
-        rows = self.page.locator("#d0 table").first.locator("tbody tr")
-        return [
-            row.locator("th, td").nth(number).inner_text().split("\n")[0].split(" [")[0].strip()
-            for row in rows.all()
-        ]
+def column(opened: Open, number: int) -> list[str]:
+    rows = opened.page.locator("#d0 table").first.locator("tbody tr")
+    return [
+        row.locator("th, td").nth(number).inner_text().split("\n")[0].split(" [")[0].strip()
+        for row in rows.all()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -85,25 +59,16 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture
 def opened(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterator[Open]:
-    width = getattr(request, "param", 1400)
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="light")
-    found = Open(page)
-    page.on("console", lambda message: found.console.append(message.text))
-    page.on("pageerror", lambda error: found.console.append(str(error)))
-    page.on("request", lambda asked: found.requests.append(asked.url))
-    page.goto(report.as_uri())
+    found = visit(browser, report, getattr(request, "param", 1400))
     yield found
-    assert found.console == []
-    assert found.requests == [report.as_uri()]
-    page.close()
+    check_silent(found, report)
+    found.page.close()
 
 
 @pytest.mark.parametrize("opened", [1400, 390], ids=["wide", "narrow"], indirect=True)
@@ -126,16 +91,16 @@ def test_sort_by_click_and_by_keyboard(opened: Open) -> None:
     head = opened.page.locator("#d0 table").first.locator("thead th").nth(2)
     head.get_by_role("button").click()
     assert head.get_attribute("aria-sort") == "descending"
-    *falling, random = opened.column(2)
+    *falling, random = column(opened, 2)
     assert falling == sorted(falling, key=float, reverse=True)
     assert random == "0.000"
     head.get_by_role("button").focus()
     opened.page.keyboard.press("Enter")
     assert head.get_attribute("aria-sort") == "ascending"
-    assert opened.column(2) == [*reversed(falling), random]
+    assert column(opened, 2) == [*reversed(falling), random]
     names = opened.page.locator("#d0 table").first.locator("thead th").nth(0)
     names.get_by_role("button").click()
-    assert opened.column(0) == [EVIL, "good", "noise", "(random)"]
+    assert column(opened, 0) == [EVIL, "good", "noise", "(random)"]
 
 
 def test_choose_metric_and_dimension(opened: Open) -> None:

@@ -22,9 +22,10 @@ from scorekit import cli
 from scorekit.backbones.attribution import tower_of
 from scorekit.backbones.handle import get_handle, unload_backbones
 from scorekit.backbones.relevance import (
-    direction_of,
-    patch_relevance,
+    directions_of,
+    patch_relevances,
     relevance_of,
+    relevances_of,
     vision_tower_of,
 )
 from scorekit.explain import Explanation, explain, seen_box
@@ -277,13 +278,27 @@ def test_equal_to_the_eager_reference(monkeypatch: pytest.MonkeyPatch) -> None:
         (token,) = (k for k, i in enumerate(ids) if model.tokenizer.decode(i).strip() == word)
         expected, attribution = reference(ids, [token], pixels)
         size = np.abs(expected).max()
-        direction = direction_of(tower_of(double), ids, [token], 3)
-        exact = patch_relevance(vision_tower_of(double), pixels.double(), direction)
+        directions = directions_of(tower_of(double), ids, [[token]], 3)
+        (exact,) = patch_relevances(vision_tower_of(double), pixels.double(), directions)
         assert exact.attribution == pytest.approx(attribution, rel=1e-10)
         assert np.abs(exact.patches.ravel() - expected).max() / size < 1e-6  # kept in float32
         got = relevance_of(model, picture, TEXT, (start, start + len(word)), prefix=PREFIX)
         assert np.abs(got.patches.ravel() - expected).max() / size < 1e-4
         assert got.attribution == pytest.approx(attribution, rel=1e-4)
+
+
+def test_several_words_at_once_are_each_as_alone() -> None:
+    model, picture = scenes(), Image.open(IMAGE).convert("RGB")
+    spans = [(TEXT.index(w), TEXT.index(w) + len(w)) for w in ("star", "yellow triangles", "star")]
+    together = relevances_of(model, picture, TEXT, spans, prefix=PREFIX)
+    for span, got in zip(spans, together, strict=True):
+        alone = relevance_of(model, picture, TEXT, span, prefix=PREFIX)
+        assert np.allclose(got.patches, alone.patches, rtol=1e-4, atol=1e-8)
+        assert got.attribution == pytest.approx(alone.attribution, rel=1e-5)
+        assert got.total == pytest.approx(alone.total, rel=1e-4)
+    first, second, third = together
+    assert np.array_equal(first.patches, third.patches)
+    assert np.abs(first.patches - second.patches).max() > 0.1 * np.abs(first.patches).max()
 
 
 def test_the_word_has_the_attribution_of_the_metric() -> None:
@@ -315,7 +330,7 @@ def test_completeness_and_the_tower_itself(family: str, last: int, tmp_path: Pat
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randn(1, 3, 32, 32, generator=generator, dtype=torch.float64)
     direction = torch.randn(16, generator=generator, dtype=torch.float64)
-    got = patch_relevance(vision_tower_of(model), pixels, direction, last)
+    (got,) = patch_relevances(vision_tower_of(model), pixels, direction[None], last)
     assert got.patches.shape == (4, 4)
     added = (float(got.patches.sum(dtype=np.float64)) + got.rest) * got.heads * got.layers
     assert added == pytest.approx(got.total, rel=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 
 from scorekit.cli import app
 from scorekit.reporting.cells import words_of
+from scorekit.reporting.heat import Mapped, fitting, map_of
 from scorekit.reporting.scores import write_report
 from scorekit.reporting.thumbnails import LADDER, thumbnails
 from scorekit.samples import samples_from
@@ -152,8 +154,8 @@ def test_nothing_untrusted_becomes_markup(table: Table, tmp_path: Path) -> None:
     target = tmp_path / "out.html"
     write_report({EVIL: scores, "other": table({"lpips": range(6)})}, target)
     page = Page(target)
-    # The data, plotly, page.js and the report's four scripts.
-    assert len(page.named("script")) == 7 and not page.named("img") and not page.named("b")
+    # The data, plotly, page.js and the report's five scripts.
+    assert len(page.named("script")) == 8 and not page.named("img") and not page.named("b")
     assert all(not name.startswith("on") for _, attrs in page.tags for name in attrs)
     assert {EVIL, RTL, LONG} <= set(page.data["texts"])
     assert page.data["systems"][:2] == [EVIL, RTL]
@@ -193,6 +195,78 @@ def test_words_and_other_evidence(table: Table, tmp_path: Path) -> None:
     assert data["words"] == {"0": {"0": [[2, 5, -1000, 1], [6, 9, 500, 0]]}}
     assert data["evidence"]["1"] == {"0": "answer: no"}
     assert data["evidence"]["2"] == {"0": "not json"}
+
+
+HEAT = {"rows": 2, "columns": 2, "patches": [99, -99, 0, 7], "largest": 0.1, "seen": [0, 0, 1, 1]}
+
+
+def test_heat_maps_of_words(table: Table, tmp_path: Path) -> None:
+    other = {**HEAT, "patches": [1, 2, 3, 4], "seen": [0.125, -0.5, 0.875, 1.5]}
+    words = [
+        {"start": 0, "end": 1, "attribution": -0.1, "misaligned": True, "heat": other},
+        {"start": 2, "end": 5, "attribution": -0.2, "misaligned": True, "heat": HEAT},
+        {"start": 6, "end": 9, "attribution": 0.1, "misaligned": False},
+    ]
+    scores = table(
+        {"clip4dm": range(6), "f_clipscore": range(6)},
+        texts=("a red cat", "b", "c"),
+        evidence=[json.dumps(words), *[""] * 5],
+    )
+    data = written(tmp_path / "out.html", scores).data
+    # The lowest word's comes first; both metrics have the same maps.
+    rows = [[0, 1, -500, 1, 1], [2, 5, -1000, 1, 0], [6, 9, 500, 0]]
+    assert data["words"] == {"0": {"0": rows, "1": rows}}
+    assert [each[:3] for each in data["maps"]] == [
+        [2, 2, [0, 0, 1000, 1000]],
+        [2, 2, [125, -500, 875, 1500]],
+    ]
+    packed = [np.frombuffer(base64.b64decode(each[3]), np.int8).tolist() for each in data["maps"]]
+    assert packed == [[99, -99, 0, 7], [1, 2, 3, 4]]
+    assert data["colours"]["down"][-1] == [178, 24, 43] and data["colours"]["levels"] == 99
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rows": 3},
+        {"rows": "two"},
+        {"rows": -2, "columns": -2},
+        {"patches": [1, 2, 3, None]},
+        {"patches": "1234"},
+        {"patches": [[1, 2], [3, 4]]},
+        {"patches": []},
+        {"seen": [0, 0, 1]},
+        {"seen": [1, 0, 0, 1]},
+        {"seen": [0, 0, 1, float("inf")]},
+    ],
+)
+def test_a_malformed_heat_map_is_none(wrong: dict[str, Any]) -> None:
+    assert map_of({"heat": HEAT}) is not None
+    assert map_of({"heat": {**HEAT, **wrong}}) is None and map_of({"heat": 3}) is None
+
+
+def test_heat_maps_keep_to_their_budget() -> None:
+    def mapped(row: int, nth: int) -> Mapped:
+        return Mapped([], row, nth, [1, 1, [0, 0, 1, 1], f"{row}{nth}"])
+
+    words = [mapped(row, nth) for row in range(10) for nth in range(3)]
+    size = len(str(words[0].heat))
+    kept, left_out = fitting(words, 15 * size)
+    assert (len(kept), left_out) == (15, 15)
+    # Of every row the lowest, of half of them the second.
+    assert [len(word.entry) for word in words] == [1, 1, 0] * 5 + [1, 0, 0] * 5
+    assert all(kept[word.entry[0]] == word.heat for word in words if word.entry)
+
+
+def test_the_page_says_that_heat_maps_are_left_out(
+    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    word = {"start": 0, "end": 1, "attribution": 1, "misaligned": True, "heat": HEAT}
+    scores = table({"clip4dm": range(6)}, evidence=json.dumps([word]))
+    assert "left out" not in written(tmp_path / "out.html", scores).text
+    monkeypatch.setattr(fitting, "__defaults__", (120,))
+    page = written(tmp_path / "out.html", scores)
+    assert "3 heat maps of words are left out" in page.text and len(page.data["maps"]) == 3
 
 
 def test_malformed_words_are_shown_as_they_are() -> None:
@@ -267,6 +341,38 @@ def test_too_many_rows_are_sampled_by_item_and_paged(table: Table, tmp_path: Pat
     assert parts == [f"{i}.png" for i in range(40)]
     again = write_report({"a": scores}, tmp_path / "again.html", max_rows=12)
     assert Page(again.path).data["rows"] == page.data["rows"]
+
+
+def test_only_pages_with_plots_hold_plotly(table: Table, tmp_path: Path) -> None:
+    done = write_report({"a": table({"clipscore": range(6)})}, tmp_path / "out.html", max_rows=4)
+    whole, *parts = (path.read_text("utf-8") for path in (done.path, *done.pages))
+    assert get_plotlyjs() in whole and 'id="plots"' in whole
+    for part in parts:
+        assert "plotly.js v" not in part and 'id="plots"' not in part
+        assert len(part) < 200_000
+
+
+def test_pages_of_an_earlier_report_go(table: Table, tmp_path: Path) -> None:
+    scores, target = table({"clipscore": range(6)}), tmp_path / "out.html"
+    folder = tmp_path / "out.pages"
+    write_report({"a": scores}, target, max_rows=1)
+    assert [p.name for p in sorted(folder.iterdir())] == [f"00{i}.html" for i in range(1, 7)]
+    # What a person put there stays: whatever its name, and whatever it links to.
+    (folder / "note.txt").write_text("mine")
+    (folder / "007.html").write_text("<p>mine, of scorekit</p>")
+    (folder / "008.html").symlink_to(target)
+    (folder / "009.html").mkdir()
+    write_report({"a": scores}, target, max_rows=3)
+    left = ["001.html", "002.html", "007.html", "008.html", "009.html", "note.txt"]
+    assert [p.name for p in sorted(folder.iterdir())] == left
+    write_report({"a": scores}, target)
+    assert [p.name for p in sorted(folder.iterdir())] == left[2:]
+    for path in (folder / "note.txt", folder / "007.html", folder / "008.html"):
+        path.unlink()
+    (folder / "009.html").rmdir()
+    write_report({"a": scores}, target, max_rows=3)
+    write_report({"a": scores}, target)
+    assert not folder.exists() and target.exists()
 
 
 def test_a_table_of_nothing_is_refused(table: Table, tmp_path: Path) -> None:
@@ -383,6 +489,20 @@ def test_score_writes_a_report(image_folder: Path, tiny_clip: str, tmp_path: Pat
     page = Page(target)
     assert len(page.data["rows"]["system"]) == 8 and page.data["systems"] == ["good", "bad"]
     assert all("src" in p for p in page.data["pictures"])
+
+
+def test_headlines_alone_are_printed(image_folder: Path, tiny_clip: str) -> None:
+    arguments = ["score", str(image_folder), "-m", "clip4dm:last=2", "--backbone", tiny_clip]
+    arguments += ["-q", "--no-cache"]
+    whole, short = (
+        CliRunner().invoke(app, [*arguments, *more]).stdout for more in ([], ["--headlines"])
+    )
+    assert "clip4dm.cosine" in whole and "clip4dm.misaligned" in whole
+    assert "clip4dm." not in short and "clip4dm|bb:" in short
+    lines = [[li.split() for li in out.splitlines() if " clip4dm " in li] for out in (whole, short)]
+    assert lines[0] == lines[1] and lines[0][0][1] == "good"
+    result = CliRunner().invoke(app, [*arguments, "--headlines", "--json"])
+    assert "clip4dm.cosine" in json.loads(result.stdout)["metrics"]
 
 
 def test_edits_keep_their_source(tiny_clip: str, tmp_path: Path) -> None:
