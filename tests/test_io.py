@@ -317,7 +317,7 @@ def test_parquet_in_a_folder_named_like_a_partition(tmp_path):
         ("t.csv", b"image;text\na.png;t\n", "separated by semicolons"),
         ("t.csv", b"image,words\na.png,t\n", "needs a column text (or prompt, caption)"),
         ("t.csv", b"image,text\nhttps://x.org/a.png,t\n", "line 2: image is a URL"),
-        ("t.csv", b"image,text\ns3://bucket/a.png,t\n", "not supported yet"),
+        ("t.csv", b"image,text\nzip://a.png::s3://b/a.zip,t\n", "line 2: image is a URL"),
         ("t.csv", b"image,text,index\na.png,t,one\n", "line 2: index must be a whole number"),
         ("t.csv", b"image,text\na.png," + b"x" * 200_000 + b"\n", "line 2: field larger"),
         ("t.jsonl", b'{"image": "a.png", "text": "t"}\n{"image": \n', "line 2: not JSON"),
