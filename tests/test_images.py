@@ -275,9 +275,9 @@ def test_rgb_is_returned_as_it_is():
     ("data", "note"),
     [
         (b"", "zero bytes"),
-        (b"<!DOCTYPE html><html>", "not an image (starts with '<!DOCTYPE')"),
-        (b"hello", "not an image (starts with 'hello')"),
-        (b"\0\n\xff", r"not an image (starts with '\x00\x0a\xff')"),
+        (b"<!DOCTYPE html><html>", "not an image but an HTML page"),
+        (b"hello", "not an image but a text"),
+        (b"\0\n\xff", "not an image but other binary data"),
         (b"8BPS\0\1" + bytes(40), "a PSD file; only PNG, JPEG, WebP, GIF, BMP, TIFF are read"),
         (b"%!PS-Adobe-3.0", "a PostScript file; only PNG, JPEG, WebP, GIF, BMP, TIFF are read"),
     ],

@@ -59,11 +59,11 @@ def test_a_failed_write_leaves_the_old_table(
     file = table().save(tmp_path / "t.parquet")
     before = file.read_bytes()
 
-    def fail(self: ScoreTable, path: Path) -> None:
+    def fail(frame: pd.DataFrame, path: Path, *_: object) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ScoreTable, "_write_parquet", fail)
+    monkeypatch.setattr("scorekit.table.write_parquet", fail)
     with pytest.raises(UsageError, match=r"can't write .*: No space"):
         table(1.0).save(file)
     assert file.read_bytes() == before
