@@ -1,0 +1,83 @@
+"""A backbone that needs no weights and kills its process on a red image: ``poison:NAME``.
+
+For tests of runs in several processes. ``poison:once/FOLDER`` kills one process in all and leaves
+a mark in FOLDER; ``poison:slow`` takes its time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scorekit.backbones.files import short_hash
+from scorekit.backbones.handle import BackboneInfo
+from scorekit.types import Extracted
+
+RED = (255, 0, 0)
+
+
+def install(folder: Path) -> Path:
+    """Write the entry point that makes the family known where `folder` is on the path."""
+    info = folder / "poison-1.0.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: poison\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[scorekit.backbones]\npoison = poison:load\n")
+    return folder
+
+
+def load(spec: Any, options: Any) -> Poison:
+    return Poison(spec.name)
+
+
+class Poison:
+    batch_size = 4
+    device = "cpu"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        identity = short_hash(["poison", 1])
+        self.info = BackboneInfo(
+            fingerprint=identity,
+            identity=identity,
+            text_limit=0,
+            constants={},
+            domain="any",
+            resize="none",
+            files=(),
+            remote=True,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        return self.info.fingerprint
+
+    def prepare(self, feature: Any, image: Any) -> Any:
+        pixels = np.asarray(image, dtype=np.float32)
+        if (pixels == RED).all() and self._kills():
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.name == "slow":
+            time.sleep(0.05)
+        return pixels.mean((0, 1)) + 1
+
+    def _kills(self) -> bool:
+        word, _, folder = self.name.partition("/")
+        if word != "once":
+            return True
+        try:
+            (Path(folder) / "killed").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def extract(
+        self, feature: Any, inputs: Sequence[Any], *, batch_size: int | None = None
+    ) -> list[Any]:
+        if feature.kind == "image_embedding":
+            return [Extracted(mean) for mean in inputs]
+        return [Extracted(np.array([len(t), 1, 1], np.float32)) for t in inputs]

@@ -1,0 +1,233 @@
+"""Several devices on one machine: the same table, and no row lost to a process that dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import poison
+import pytest
+from PIL import Image
+from tiny import TEXTS, picture
+
+from scorekit.io import read_samples, samples_from
+from scorekit.processes import ProcessRun, sum_of
+from scorekit.run import RunOptions, score_samples
+from scorekit.types import UsageError, image_embedding
+
+TWO = RunOptions(cache=False, device="cpu,cpu")
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Two tables that differ in their record and in rounding alone."""
+    pd.testing.assert_frame_equal(a.frame, b.frame, check_exact=False, rtol=0, atol=1e-6)
+    assert a.signatures == b.signatures
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (folder / "stat").read_text()
+        except OSError:
+            continue
+        if int(stat.rpartition(")")[2].split()[1]) == pid:
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.fixture
+def poisoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(poison.install(tmp_path / "site")))
+
+
+def images_with_red(n: int, red: set[int]) -> list[Image.Image]:
+    colours = [poison.RED if i in red else (i % 200, 90, (7 * i) % 256) for i in range(n)]
+    return [Image.new("RGB", (8, 8), colour) for colour in colours]
+
+
+def test_the_same_table_as_in_one_process(image_folder: Path, tiny_clip: str) -> None:
+    (image_folder / "good" / "0.png").write_bytes(b"")
+    (image_folder / "bad" / "3.png").unlink()
+    samples = read_samples(image_folder).samples
+    metrics = ["clipscore", "retrieval", "psnr"]
+    here = score_samples(samples, metrics, backbone=tiny_clip, options=RunOptions(cache=False))
+    there = score_samples(samples, metrics, backbone=tiny_clip, options=TWO)
+    assert_same(here, there)
+    assert set(there.frame["status"]) == {
+        "ok", "unreadable_image", "missing_image", "missing_input"
+    }  # fmt: skip
+    assert there.run["device"] == here.run["device"] == "cpu"
+    computed = [table.run["counts"]["features_computed"] for table in (here, there)]
+    assert computed[0] <= computed[1]  # a text of two processes is computed by both
+
+
+def test_images_in_memory_and_batch_sizes(tiny_clip: str) -> None:
+    import torch
+
+    images: list[Any] = [picture(i) for i in range(5)]
+    images[1] = torch.tensor(np.asarray(images[1])).permute(2, 0, 1)
+    samples = samples_from(images, [TEXTS[i % 4] for i in range(5)])
+    here = score_samples(samples, "clipscore", backbone=tiny_clip, options=RunOptions(cache=False))
+    options = RunOptions(cache=False, device="cpu,cpu", batch_size=2)
+    assert_same(here, score_samples(samples, "clipscore", backbone=tiny_clip, options=options))
+
+
+def test_they_share_the_cache(image_folder: Path, tiny_clip: str, tmp_path: Path) -> None:
+    samples = read_samples(image_folder).samples
+    options = RunOptions(cache=tmp_path / "cache", device="cpu,cpu")
+    first = score_samples(samples, "clipscore", backbone=tiny_clip, options=options)
+    again = score_samples(samples, "clipscore", backbone=tiny_clip, options=options)
+    assert first.run["counts"]["features_computed"] >= 12
+    assert again.run["counts"]["features_computed"] == 0
+    assert again.run["device"] == "none (all features from the cache)"
+    assert_same(first, again)
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_a_row_that_kills_its_process_costs_that_row() -> None:
+    samples = samples_from(images_with_red(40, {0, 17}), "some text")
+    told: list[tuple[int, int]] = []
+    table = score_samples(
+        samples,
+        "clipscore",
+        backbone="poison:all",
+        options=TWO,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    failed = table.failures()
+    assert list(failed.index) == [0, 17]
+    assert set(failed["status"]) == {"failed"}
+    assert set(failed["note"]) == {
+        "the process that scored this row was ended by SIGKILL (out of memory?), twice"
+    }
+    assert table.mean("clipscore").n == 38
+    assert told[-1] == (40, 40)
+    assert max(done for done, _ in told) == 40
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_a_process_that_dies_once_costs_nothing(tmp_path: Path) -> None:
+    samples = samples_from(images_with_red(40, {20}), "some text")
+    name = f"poison:once/{tmp_path}"
+    table = score_samples(samples, "clipscore", backbone=name, options=TWO)
+    assert (tmp_path / "killed").exists()
+    assert len(table.failures()) == 0
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_when_every_row_kills_the_run_ends() -> None:
+    samples = samples_from(images_with_red(200, set(range(200))), "some text")
+    with pytest.raises(UsageError, match=r"processes died 9 times on end, .*SIGKILL"):
+        score_samples(samples, "clipscore", backbone="poison:all", options=TWO)
+    assert children_of(os.getpid()) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "backbone", "said"),
+    [
+        ("cpu,nonsense", "scenes-clip", "no device 'nonsense' here"),
+        ("cpu,", "scenes-clip", "empty name"),
+        ("cpu,cpu", "hf:./no-such-folder", "no-such-folder"),
+    ],
+)
+def test_mistakes_are_one_line(device: str, backbone: str, said: str) -> None:
+    samples = samples_from([picture(i) for i in range(40)], TEXTS[0])
+    with pytest.raises(UsageError, match=said):
+        score_samples(
+            samples, "clipscore", backbone=backbone, options=RunOptions(cache=False, device=device)
+        )
+    assert children_of(os.getpid()) == []
+
+
+def test_a_process_that_dies_at_once_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(UsageError, match="the process on cpu ended with exit code 1 while it st"):
+        ProcessRun([image_embedding("scenes-clip")], TWO)
+
+
+def test_processes_end_when_the_table_is_given_up(tiny_clip: str) -> None:
+    run = ProcessRun([image_embedding(tiny_clip)], TWO)
+    chunks = run.chunks(samples_from([picture(i) for i in range(40)], TEXTS[0]))
+    next(chunks)
+    assert len(children_of(os.getpid())) == 2
+    run.close()
+    assert children_of(os.getpid()) == []
+
+
+def _command(folder: Path, out: Path) -> list[str]:
+    return [
+        sys.executable, "-m", "scorekit.cli", "score", str(folder), "-q", "--text", "some text",
+        "--backbone", "poison:slow", "--device", "cpu,cpu", "--out", str(out),
+    ]  # fmt: skip
+
+
+def _many_images(folder: Path, n: int) -> Path:
+    folder.mkdir()
+    for i in range(n):
+        Image.new("RGB", (8, 8), (i % 256, i // 256, 7)).save(folder / f"{i}.png")
+    return folder
+
+
+def _start(command: list[str], tmp_path: Path) -> subprocess.Popen[str]:
+    path = os.pathsep.join([str(poison.install(tmp_path / "site")), str(Path(__file__).parent)])
+    return subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True
+    )
+
+
+def _wait_for_children(pid: int) -> list[int]:
+    for _ in range(600):
+        if len(found := children_of(pid)) == 2:
+            time.sleep(2)
+            return found
+        time.sleep(0.05)
+    raise AssertionError("no processes were started")
+
+
+def _gone(pid: int) -> bool:
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_ended_run_leaves_no_process_and_goes_on(tmp_path: Path, how: signal.Signals) -> None:
+    folder, out = _many_images(tmp_path / "images", 400), tmp_path / "scores.csv"
+    run = _start(_command(folder, out), tmp_path)
+    children = _wait_for_children(run.pid)
+    run.send_signal(how)
+    _, said = run.communicate(timeout=60)
+    if how == signal.SIGINT:
+        assert run.returncode == 130
+        assert "interrupted" in said
+        assert "Traceback" not in said
+    deadline = threading.Event()
+    for _ in range(300):
+        if all(map(_gone, children)):
+            break
+        deadline.wait(0.1)
+    assert all(map(_gone, children))
+    assert not out.exists()
+    again = _start(_command(folder, out), tmp_path)
+    _, said = again.communicate(timeout=120)
+    assert (again.returncode, said) == (0, "")
+    assert len(pd.read_csv(out)) == 400
+
+
+def test_use_of_endpoints_is_added_up() -> None:
+    a = {"judge": {"calls": 2, "cost": 0.5, "price_per_million": [1, 2]}, "x": {"cost": None}}
+    b = {"judge": {"calls": 3, "cost": 0.25, "price_per_million": [1, 2]}, "x": {"cost": 1.0}}
+    assert sum_of(sum_of({}, a), b) == {
+        "judge": {"calls": 5, "cost": 0.75, "price_per_million": [1, 2]},
+        "x": {"cost": None},
+    }
