@@ -23,6 +23,8 @@ TOP = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
+    "tests/fuzz/README.md": "fuzzing.md",
 }
 GALLERY_PAGE = "metrics/index.md"
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)")

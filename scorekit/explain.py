@@ -17,7 +17,8 @@ from scorekit.metrics.clip4dm import CLIP4DM
 from scorekit.metrics.clipscore import CLIPScore
 from scorekit.metrics.f_clipscore import FCLIPScore
 from scorekit.resize import ImageSpec
-from scorekit.run import RunOptions, describe_image, score_samples
+from scorekit.run import RunOptions, score_samples
+from scorekit.scoring import describe_image
 from scorekit.table import EVIDENCE, ScoreTable
 from scorekit.types import ImageLike, PathLike, Sample, UsageError
 

@@ -14,7 +14,8 @@ from scorekit.features import with_options
 from scorekit.inputs import IMAGE_FIELDS, RECORD, TEXT_FIELDS, text_error
 from scorekit.io import samples_from
 from scorekit.metric import BaseMetric
-from scorekit.run import RunOptions, Scoring
+from scorekit.run import RunOptions
+from scorekit.scoring import Scoring
 from scorekit.types import SEVERAL, Feature, InputError, Sample, Scores, UsageError
 
 _memory = MemoryCache()
@@ -42,6 +43,8 @@ def call_metric(
     if not samples:
         raise UsageError("there is nothing to score")
     options = options or BackboneOptions()
+    if len(options.devices) > 1:
+        raise UsageError("a metric that is called on pairs takes one device")
     if differentiable:
         return _score_tensors(metric, samples, options)
     run = RunOptions(**vars(options))

@@ -20,7 +20,8 @@ from scorekit.choose import parse_metrics
 from scorekit.images import content_key
 from scorekit.inputs import identity_of
 from scorekit.metric import BaseMetric
-from scorekit.run import STATUS_OK, RunOptions, score_samples
+from scorekit.run import RunOptions, score_samples
+from scorekit.scoring import STATUS_OK
 from scorekit.stats import Estimate, summarize
 from scorekit.types import ImageLike, InputError, PathLike, Sample, UsageError
 

@@ -12,6 +12,7 @@ import torch
 from tiny import TEXTS, picture
 
 import scorekit
+from scorekit.backbones.spec import BackboneOptions
 from scorekit.metrics import CLIPI, CLIPScore, RefCLIPScore, Retrieval
 from scorekit.types import InputError, UsageError
 
@@ -188,3 +189,8 @@ def test_readme_names() -> None:
         assert getattr(scorekit, name) is not None
     with pytest.raises(AttributeError):
         scorekit.nothing  # noqa: B018
+
+
+def test_pairs_take_one_device() -> None:
+    with pytest.raises(UsageError, match="takes one device"):
+        CLIPScore("scenes-clip")([picture(0)], ["a"], options=BackboneOptions(device="cpu,cpu"))
