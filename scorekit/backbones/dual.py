@@ -49,6 +49,7 @@ class DualEncoder:
     info : BackboneInfo
     image_spec : ImageSpec
     takes_int8 : bool
+        Whether the family has ``--dtype int8``.
     trims : bool
         Whether padding may be cut to the batch's longest text. Found by trying
         (`find_trimming`), since it depends on mask and pooling, not on a name.
