@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-from scorekit.features import Chunk, FeatureRun
+from scorekit.chunks import Chunk
+from scorekit.features import FeatureRun
 from scorekit.images import silence_pil
 from scorekit.types import UsageError
 

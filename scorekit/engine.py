@@ -10,7 +10,7 @@ from scorekit.types import Feature, Sample, UsageError
 if TYPE_CHECKING:
     from scorekit.backbones.handle import BackboneInfo
     from scorekit.cache import Cache
-    from scorekit.features import Chunk, Counts
+    from scorekit.chunks import Chunk, Counts
     from scorekit.run import RunOptions
 
 EngineName = Literal["local", "ray"]

@@ -11,7 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from PIL import Image
 from scorekit.backbones.handle import BackboneHandle, BackboneInfo, get_handle
 from scorekit.backbones.spec import BackboneOptions, BackboneSpec
 from scorekit.cache import Cache, feature_key
+from scorekit.chunks import Chunk, Counts, chunk_size, union_of, with_options
 from scorekit.entities import only
 from scorekit.images import as_uint8, content_key, decode, read_bytes
 from scorekit.inputs import (
@@ -39,21 +40,8 @@ from scorekit.inputs import (
 )
 from scorekit.types import Extracted, Feature, InputError, Pair, Sample, UsageError
 
-CUT = ("text_embedding", "match_probability", "token_attribution")
-"""Features of texts that may be cut to the model's limit; all others refuse a longer text."""
-CHUNK_CPU = 128
-CHUNK_GPU = 1024
-
 Ask = tuple[Feature, str | None]
 """A feature of one image, and the text that goes with it if it is a pair's."""
-
-
-@dataclass
-class Counts:
-    """How many features a run computed, and how many it found."""
-
-    computed: int = 0
-    cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +52,6 @@ class ImageWork:
     found: dict[bytes, Extracted]
     prepared: dict[Ask, Any]
     failed: dict[bytes, InputError]
-
-
-@dataclass
-class Chunk:
-    """Consecutive samples with their features.
-
-    Attributes
-    ----------
-    start : int
-        Position of the first sample in the run.
-    samples : list of Sample
-    features : mapping of Feature to list of RowResult
-        One a sample: a feature, a list of them for a field with several, or what went wrong.
-    """
-
-    start: int
-    samples: list[Sample]
-    features: dict[Feature, list[RowResult]] = field(default_factory=dict)
 
 
 class FeatureRun:
@@ -453,27 +423,6 @@ class FeatureRun:
             return self.options.batch_size
         size: int = self.handles[str(feature.backbone)].model().batch_size
         return size
-
-
-def union_of(needs: Iterable[Feature]) -> list[Feature]:
-    """Each feature once that a backbone computes, those that others rest on included."""
-    asked = [f for need in needs for f in (need.given_by, need.second, need)]
-    given = [f for f in asked if isinstance(f, Feature)]
-    return [f for f in dict.fromkeys(given) if f.backbone is not None]
-
-
-def chunk_size(needs: Iterable[Feature], options: BackboneOptions, *, on_cpu: bool) -> int:
-    """How many samples are read before their forward passes."""
-    # Of pairs, every image's pixels wait for all of its texts: fewer at a time.
-    paired = any(f.field in IMAGE_FIELDS and f.second is not None for f in needs)
-    return max(CHUNK_CPU if paired or on_cpu else CHUNK_GPU, options.batch_size or 0)
-
-
-def with_options(feature: Feature, options: BackboneOptions) -> Feature:
-    """The feature with what of the options changes it."""
-    if feature.kind not in CUT:
-        return feature
-    return replace(feature, params=(*feature.params, ("long_text", options.long_text)))
 
 
 def _same_batch(feature: Feature) -> Feature:

@@ -10,7 +10,7 @@ import numpy as np
 from scorekit.backbones.handle import get_handle
 from scorekit.backbones.spec import BackboneOptions
 from scorekit.cache import MemoryCache
-from scorekit.features import with_options
+from scorekit.chunks import with_options
 from scorekit.inputs import IMAGE_FIELDS, RECORD, TEXT_FIELDS, text_error
 from scorekit.io import samples_from
 from scorekit.metric import BaseMetric

@@ -45,7 +45,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def ends_in_order(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with the options ``out`` and ``no_cache`` that survives being ended.
+    """A command with the options ``out``, ``engine`` and ``no_cache`` that survives being ended.
 
     It exits with 130 after Ctrl-C and 143 after SIGTERM, and with one message. What it scored
     so far is written beside ``out``, never over it.
@@ -57,7 +57,7 @@ def ends_in_order(command: Callable[..., None]) -> Callable[..., None]:
             try:
                 command(*args, **kwargs)
             except KeyboardInterrupt as stop:
-                _end(stop, kwargs["out"], no_cache=kwargs["no_cache"])
+                _end(stop, kwargs["out"], kwargs["engine"], no_cache=kwargs["no_cache"])
 
     return run
 
@@ -101,15 +101,17 @@ def _terminate(*_: Any) -> NoReturn:
     raise Terminated
 
 
-def _end(stop: KeyboardInterrupt, out: PathLike | None, *, no_cache: bool) -> NoReturn:
+def _end(stop: KeyboardInterrupt, out: PathLike | None, engine: str, *, no_cache: bool) -> NoReturn:
     import typer
 
     terminated = isinstance(stop, Terminated) or isinstance(stop.__cause__, Terminated)
-    kept = (
-        "nothing was kept (--no-cache)"
-        if no_cache
-        else "what was computed is in the cache, and the same command goes on from there"
-    )
+    goes_on = "and the same command goes on from there"
+    if engine == "ray":
+        kept = f"what Ray's actors finished is in the shards, {goes_on}"
+    elif no_cache:
+        kept = "nothing was kept (--no-cache)"
+    else:
+        kept = f"what was computed is in the cache, {goes_on}"
     word = "terminated" if terminated else "interrupted"
     print(f"\n{word}: {kept}", file=sys.stderr)
     # Told first: who is in a hurry ends this with a second Ctrl-C.

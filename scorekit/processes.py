@@ -22,7 +22,7 @@ from typing import Any
 
 from scorekit.backbones.handle import BackboneInfo
 from scorekit.backbones.spec import BackboneSpec
-from scorekit.features import Chunk, Counts, chunk_size, union_of
+from scorekit.chunks import Chunk, Counts, chunk_size, union_of
 from scorekit.images import is_tensor
 from scorekit.inputs import IMAGE_FIELDS
 from scorekit.run import RunOptions

@@ -13,9 +13,9 @@ import numpy as np
 
 from scorekit.backbones.handle import BackboneInfo
 from scorekit.cache import Cache
+from scorekit.chunks import CUT, Chunk
 from scorekit.delimited import frame_of
 from scorekit.engine import open_engine
-from scorekit.features import CUT, Chunk
 from scorekit.inputs import IMAGE_FIELDS, RECORD
 from scorekit.interrupts import INTERRUPTED
 from scorekit.metric import BaseMetric
