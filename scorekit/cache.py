@@ -331,9 +331,11 @@ class FeatureCache:
         try:
             if _identity(self.path) == self._file:  # else another process has done so
                 aside = self.path.with_name(f"{FILE_NAME}.unreadable-{time.time_ns()}")
-                self.path.rename(aside)
+                # Its log first: once the name is free, another process may begin a file with one.
                 for suffix in ("-wal", "-shm"):
                     self.path.with_name(FILE_NAME + suffix).unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # another was as quick
+                    self.path.rename(aside)
                 warnings.warn(
                     f"the cache {self.path} can't be read ({error}); begun anew, the old file "
                     f"is {aside.name}",

@@ -170,4 +170,4 @@ def origin_of(path: PathLike, calibration: Calibration) -> str:
 
 def _info(backbone: str, options: RunOptions) -> BackboneInfo:
     with options.open_cache() as cache:
-        return get_handle(backbone, options).info(cache)
+        return get_handle(backbone, options.on_one_device()).info(cache)

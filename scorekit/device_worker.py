@@ -7,7 +7,9 @@ it, and ends when that run does.
 from __future__ import annotations
 
 import pickle
+import queue
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -28,6 +30,9 @@ class _Worker:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._told = 0.0
+        self._heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        # Always taken off the socket: while both sides were sending, neither would come to its end.
+        threading.Thread(target=self._listen, daemon=True).start()
         needs, options = self._hear()
         self._cache = options.open_cache()
         self._run = FeatureRun(
@@ -50,8 +55,18 @@ class _Worker:
         self._cache.close()
         self._say("end", self._run.device(), self._run.usage())
 
+    def _listen(self) -> None:
+        try:
+            while True:
+                self._heard.put(self._connection.recv_bytes())
+        except (EOFError, OSError):
+            self._heard.put(None)
+
     def _hear(self) -> Any:
-        return pickle.loads(self._connection.recv_bytes())
+        message = self._heard.get()
+        if message is None:
+            raise EOFError
+        return pickle.loads(message)
 
     def _say(self, *message: Any) -> None:
         say(self._connection, *message)
@@ -63,7 +78,7 @@ class _Worker:
             if chunk is None:
                 return
             yield chunk
-            if not self._connection.poll():
+            if self._heard.empty():
                 yield None
 
     def _tell_progress(self, done: int) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from scorekit import remote
 from scorekit.images import as_uint8, read_bytes, size_of_file
-from scorekit.types import Array, Extracted, ImageLike, InputError
+from scorekit.types import Array, Extracted, ImageLike, InputError, UsageError
 
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
@@ -130,13 +130,20 @@ def with_mask_paths(given: Any, base: str) -> Any:
     try:
         listed = json.loads(given) if isinstance(given, str) else given
         return [
-            {**each, "mask": remote.join(base, each["mask"])}
+            {**each, "mask": _joined(base, each["mask"])}
             if isinstance(each.get("mask"), str)
             else each
             for each in listed
         ]
     except (TypeError, ValueError, AttributeError, RecursionError):
         return given
+
+
+def _joined(base: str, mask: str) -> str:
+    try:
+        return remote.join(base, mask)
+    except UsageError:  # a URL that is not read: its row says so
+        return mask
 
 
 # Regions ----------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
 INTERRUPTED = "interrupted"
-"""Status of the rows that an interrupted run did not come to."""
+"""Status of the rows that an interrupted run did not come to, and the mark in its record."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -45,7 +45,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def ends_in_order(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with the options ``out``, ``engine`` and ``no_cache`` that survives being ended.
+    """A command with the options of ``score`` that survives being ended.
 
     It exits with 130 after Ctrl-C and 143 after SIGTERM, and with one message. What it scored
     so far is written beside ``out``, never over it.
@@ -57,7 +57,13 @@ def ends_in_order(command: Callable[..., None]) -> Callable[..., None]:
             try:
                 command(*args, **kwargs)
             except KeyboardInterrupt as stop:
-                _end(stop, kwargs["out"], kwargs["engine"], no_cache=kwargs["no_cache"])
+                _end(
+                    stop,
+                    kwargs["out"],
+                    kwargs["engine"],
+                    no_cache=kwargs["no_cache"],
+                    spreadsheet_safe=kwargs["spreadsheet_safe"],
+                )
 
     return run
 
@@ -78,10 +84,21 @@ def remove_partial(out: PathLike) -> None:
     """Remove what an interrupted run left, once the whole table is there."""
     from scorekit.table import sidecar
 
-    if (partial := partial_of(out)) is not None:
+    partial = partial_of(out)
+    if partial is not None and _is_partial(partial):
         for path in (partial, sidecar(partial)):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _is_partial(path: Path) -> bool:
+    """Whether a file is what an interrupted run left, and no table that merely has its name."""
+    from scorekit.table import ScoreTable
+
+    try:
+        return bool(ScoreTable.load(path).run.get(INTERRUPTED))
+    except UsageError:
+        return False
 
 
 @contextlib.contextmanager
@@ -101,7 +118,14 @@ def _terminate(*_: Any) -> NoReturn:
     raise Terminated
 
 
-def _end(stop: KeyboardInterrupt, out: PathLike | None, engine: str, *, no_cache: bool) -> NoReturn:
+def _end(
+    stop: KeyboardInterrupt,
+    out: PathLike | None,
+    engine: str,
+    *,
+    no_cache: bool,
+    spreadsheet_safe: bool,
+) -> NoReturn:
     import typer
 
     terminated = isinstance(stop, Terminated) or isinstance(stop.__cause__, Terminated)
@@ -117,12 +141,17 @@ def _end(stop: KeyboardInterrupt, out: PathLike | None, engine: str, *, no_cache
     # Told first: who is in a hurry ends this with a second Ctrl-C.
     with contextlib.suppress(UsageError, KeyboardInterrupt):
         if out is not None and (partial := partial_of(out)) is not None:
-            _save_partial(stop, partial)
+            _save_partial(stop, partial, spreadsheet_safe)
     raise typer.Exit(EXIT_TERMINATED if terminated else EXIT_INTERRUPTED) from None
 
 
-def _save_partial(stop: KeyboardInterrupt, path: Path) -> None:
-    if isinstance(stop, Interrupted) and stop.table is not None:
-        stop.table.save(path)
-        done = int((stop.table.frame["status"] != INTERRUPTED).sum())
-        print(f"the {done:,} of {len(stop.table):,} rows so far are in {path}", file=sys.stderr)
+def _save_partial(stop: KeyboardInterrupt, path: Path, spreadsheet_safe: bool) -> None:
+    if not isinstance(stop, Interrupted) or stop.table is None:
+        return
+    if path.exists() and not _is_partial(path):
+        print(f"the rows so far are not kept: {path} is another table", file=sys.stderr)
+        return
+    safe = spreadsheet_safe and path.suffix != ".parquet"
+    stop.table.save(path, spreadsheet_safe=safe)
+    done = int((stop.table.frame["status"] != INTERRUPTED).sum())
+    print(f"the {done:,} of {len(stop.table):,} rows so far are in {path}", file=sys.stderr)

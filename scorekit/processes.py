@@ -90,6 +90,7 @@ class ProcessRun:
         self._devices: dict[str, None] = {}
         self._usage: dict[str, Any] = {}
         self._finished = self._deaths = 0
+        self._ending = False
         self._tries: dict[int, int] = {}
         self._todo: deque[Chunk] = deque()
         self._suspects: deque[Chunk] = deque()
@@ -107,7 +108,7 @@ class ProcessRun:
         """Consecutive samples with their features, as the processes finish them."""
         size = self._size(len(samples))
         self._todo.extend(
-            Chunk(start, [_portable(sample) for sample in samples[start : start + size]])
+            Chunk(start, list(samples[start : start + size]))
             for start in range(0, len(samples), size)
         )
         self._finished = 0
@@ -117,8 +118,12 @@ class ProcessRun:
                 self._finished += len(chunk.samples)
                 self._tell()
                 yield chunk
-        for process in self._processes:
-            process.send(None)
+        for process in list(self._processes):
+            if process.ready:
+                process.send(None)
+            else:  # it is still loading what nobody needs any more
+                self._end(process)
+        self._ending = True
         while self._processes:
             self._hear_all()
 
@@ -132,11 +137,12 @@ class ProcessRun:
 
     def close(self) -> None:
         """End the processes; what they have computed is in the cache."""
-        for process in self._processes:
-            process.connection.close()
-            process.popen.kill()
-            process.popen.wait()
-        self._processes.clear()
+        while self._processes:
+            self._end(self._processes[0])
+
+    def _end(self, process: _Process) -> None:
+        process.popen.kill()
+        self._dismiss(process)
 
     def _size(self, n: int) -> int:
         """Samples a chunk: such that each process has several, and a last one is not long."""
@@ -149,7 +155,7 @@ class ProcessRun:
         ours, theirs = socket.socketpair()
         with theirs:
             popen = subprocess.Popen(
-                [sys.executable, "-m", "scorekit.device_worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "scorekit.device_worker", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env=self._environment(),
@@ -183,8 +189,9 @@ class ProcessRun:
             while queue and len(process.given) < most:
                 if not process.given:
                     process.at = queue[0].start
-                process.given.append(queue.popleft())
-                process.send(process.given[-1])
+                chunk = queue.popleft()
+                process.given.append(chunk)
+                process.send(replace(chunk, samples=list(map(_portable, chunk.samples))))
 
     def _hear_all(self) -> list[Chunk]:
         """Wait until a process says something; the chunks that are done."""
@@ -202,7 +209,13 @@ class ProcessRun:
     def _hear(self, process: _Process, what: str, *rest: Any) -> list[Chunk]:
         if what == "ready":
             process.ready = True
-            (self.infos,) = rest
+            (infos,) = rest
+            if self.infos and _fingerprints(infos) != _fingerprints(self.infos):
+                raise UsageError(
+                    f"the process on {process.device} loaded another checkpoint than the first: "
+                    "it changed while it was in use; run again"
+                )
+            self.infos = infos
         elif what == "at":
             (process.at,) = rest
             self._tell()
@@ -238,6 +251,8 @@ class ProcessRun:
     def _bury(self, process: _Process) -> list[Chunk]:
         """Start another process in a dead one's place; the chunks that are given up."""
         self._dismiss(process)
+        if self._ending:
+            return []
         how = _how(process.popen.returncode)
         self._deaths += 1
         if not process.ready and not process.given:
@@ -264,6 +279,10 @@ class ProcessRun:
         return given_up
 
 
+def _fingerprints(infos: Mapping[str, BackboneInfo]) -> dict[str, str]:
+    return {name: info.fingerprint for name, info in infos.items()}
+
+
 def _how(code: int) -> str:
     """How a process ended, in words."""
     if code >= 0:
@@ -287,14 +306,20 @@ def _portable(sample: Sample) -> Sample:
 
 
 def sum_of(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
-    """Two processes' use of endpoints together: numbers are added, all else is the same."""
+    """Two processes' use of endpoints together: numbers are added, and lists united.
+
+    What one of them does not know (a cost without a price) is not known of both.
+    """
     out = dict(a)
     for key, value in b.items():
-        mine = out.get(key)
-        if isinstance(value, Mapping):
-            out[key] = sum_of(mine or {}, value)
-        elif isinstance(value, int | float) and isinstance(mine, int | float):
-            out[key] = mine + value
-        else:
-            out.setdefault(key, value)
+        if key not in a:
+            out[key] = value
+        elif a[key] is None or value is None:
+            out[key] = None
+        elif isinstance(value, Mapping):
+            out[key] = sum_of(a[key], value)
+        elif isinstance(value, int | float):
+            out[key] = a[key] + value
+        elif key == "not_accepted":
+            out[key] = sorted({*a[key], *value})
     return out

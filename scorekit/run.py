@@ -12,7 +12,7 @@ from scorekit.backbones.spec import BackboneOptions
 from scorekit.cache import FeatureCache, default_cache_dir
 from scorekit.choose import parse_metrics
 from scorekit.engine import ENGINES, EngineName
-from scorekit.interrupts import Interrupted
+from scorekit.interrupts import INTERRUPTED, Interrupted
 from scorekit.metric import BaseMetric
 from scorekit.record import run_record
 from scorekit.scoring import Scoring
@@ -108,7 +108,7 @@ def score_samples(
         try:
             scoring.run()
         except KeyboardInterrupt as stop:
-            raise Interrupted(scoring.table() if scoring.columns else None) from stop
+            raise Interrupted(_partial(scoring, record or {})) from stop
         finally:
             scoring.features.close()
         table = scoring.table()
@@ -126,6 +126,14 @@ def score_samples(
     device = scoring.features.device() or "none (all features from the cache)"
     full = run_record(arguments, counts, started, device)
     return ScoreTable(table.frame, table.metrics, {**full, **(record or {})})
+
+
+def _partial(scoring: Scoring, record: Mapping[str, Any]) -> ScoreTable | None:
+    """What an interrupted run has so far."""
+    if not scoring.columns:
+        return None
+    table = scoring.table()
+    return ScoreTable(table.frame, table.metrics, {**record, INTERRUPTED: True})
 
 
 __all__ = ["Interrupted", "RunOptions", "score_samples"]

@@ -81,9 +81,12 @@ class Fence:
 
     def _real(self, path: str) -> str:
         # A folder is asked for once: tables name many files of each.
-        folder, name = os.path.split(os.path.abspath(path))
+        # Not by abspath, which takes `link/..` for nothing: the system goes where the link leads.
+        folder, name = os.path.split(path)
+        if name in ("", os.curdir, os.pardir):
+            return os.path.realpath(path)
         if folder not in self._folders:
-            self._folders[folder] = os.path.realpath(folder)
+            self._folders[folder] = os.path.realpath(folder or os.curdir)
         found = os.path.join(self._folders[folder], name)
         return os.path.realpath(found) if os.path.islink(found) else found
 

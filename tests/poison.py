@@ -1,7 +1,9 @@
 """A backbone that needs no weights and kills its process on a red image: ``poison:NAME``.
 
 For tests of runs in several processes. ``poison:once/FOLDER`` kills one process in all and leaves
-a mark in FOLDER; ``poison:slow`` takes its time.
+a mark in FOLDER; ``poison:slow/FILE`` takes its time while FILE is there; ``poison:wide`` gives
+large features; ``poison:farewell`` dies when all is done; ``poison:late`` fails to load, after a
+while, on any device but ``cpu``; ``poison:twofaced`` is another model on each.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numpy as np
 
 from scorekit.backbones.files import short_hash
 from scorekit.backbones.handle import BackboneInfo
-from scorekit.types import Extracted
+from scorekit.types import Extracted, UsageError
 
 RED = (255, 0, 0)
 
@@ -32,16 +34,19 @@ def install(folder: Path) -> Path:
 
 
 def load(spec: Any, options: Any) -> Poison:
-    return Poison(spec.name)
+    if spec.name == "late" and options.device != "cpu":
+        time.sleep(60)
+        raise UsageError("too late")
+    return Poison(spec.name, options.device)
 
 
 class Poison:
     batch_size = 4
     device = "cpu"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, device: str) -> None:
         self.name = name
-        identity = short_hash(["poison", 1])
+        identity = short_hash(["poison", device if name == "twofaced" else 1])
         self.info = BackboneInfo(
             fingerprint=identity,
             identity=identity,
@@ -61,8 +66,9 @@ class Poison:
         pixels = np.asarray(image, dtype=np.float32)
         if (pixels == RED).all() and self._kills():
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.name == "slow":
-            time.sleep(0.05)
+        word, _, flag = self.name.partition("/")
+        if word == "twofaced" or (word == "slow" and Path(flag).exists()):
+            time.sleep(0.1)
         return pixels.mean((0, 1)) + 1
 
     def _kills(self) -> bool:
@@ -79,5 +85,14 @@ class Poison:
         self, feature: Any, inputs: Sequence[Any], *, batch_size: int | None = None
     ) -> list[Any]:
         if feature.kind == "image_embedding":
-            return [Extracted(mean) for mean in inputs]
-        return [Extracted(np.array([len(t), 1, 1], np.float32)) for t in inputs]
+            return [Extracted(np.resize(mean, self._width)) for mean in inputs]
+        return [Extracted(np.resize([len(t), 1, 1], self._width)) for t in inputs]
+
+    @property
+    def _width(self) -> int:
+        return 100_002 if self.name == "wide" else 3
+
+    def usage(self) -> dict[str, Any]:
+        if self.name == "farewell":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {}

@@ -142,6 +142,29 @@ def test_what_is_refused_is_not_read(read: Callable[[Any], Any], inside: Path) -
         read_bytes(Refused(str(inside / "a.png")))  # type: ignore[arg-type]
 
 
+def test_images_within_goes_where_the_system_goes(inside: Path) -> None:
+    # The system follows the link before it takes `..`, and so must who forbids it.
+    (inside.parent / "elsewhere" / "sub").mkdir(parents=True)
+    Image.new("RGB", (8, 8), "green").save(inside.parent / "elsewhere" / "b.png")
+    (inside / "way").symlink_to(inside.parent / "elsewhere" / "sub")
+    table = table_of(inside, "way/../b.png", "a.png")
+    assert read_bytes(inside / "way" / ".." / "b.png")
+    listing = read_samples(table, images_within=inside)
+    assert [f.kind for f in listing.findings] == ["refused_image"]
+    assert statuses(score_samples(listing.samples, "l1")) == ["missing_image", "ok"]
+
+
+def test_one_mask_that_is_not_read_does_not_let_the_others_out(inside: Path) -> None:
+    masks = ["../private.png", "http://host/y.png"]
+    row = {
+        "image": "a.png", "text": "x",
+        "entities": json.dumps([{"text": "x", "mask": mask} for mask in masks]),
+    }  # fmt: skip
+    (inside / "t.jsonl").write_text(json.dumps(row))
+    (sample,) = read_samples(inside / "t.jsonl", images_within=inside).samples
+    assert sample.entities[0]["mask"] == Refused(f"{inside}/../private.png")
+
+
 def test_texts_and_tables_of_a_folder_stay_within_as_well(inside: Path) -> None:
     (inside / "a.txt").symlink_to(inside.parent / "secret.txt")
     assert read_samples(inside).samples[0].text == SECRET

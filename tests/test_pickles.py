@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from tiny import make_clip
 
-from scorekit.backbones.files import weight_files
+from scorekit.backbones.files import one_line_errors, weight_files
 from scorekit.backbones.handle import get_handle
 from scorekit.backbones.spec import BackboneOptions
 from scorekit.images import as_uint8, content_key
@@ -78,7 +78,7 @@ def test_lpips_weights_run_nothing(tmp_path: Path) -> None:
     from scorekit.backbones.pixels_lpips import _fill_trunk
 
     (tmp_path / "w.pth").write_bytes(state(tmp_path / "fired"))
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="can't load"), one_line_errors("lpips"):
         _fill_trunk(None, tmp_path / "w.pth")
     assert not (tmp_path / "fired").exists()
 

@@ -6,7 +6,6 @@ are torchvision's, which are downloaded once, or given as ``pixels:lpips-NET/FIL
 
 from __future__ import annotations
 
-import pickle
 import re
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -197,10 +196,7 @@ def _fill_trunk(trunk: Any, weights: Path) -> None:
         state = load_file(weights)
     else:
         # Tensors alone: such a file can run no code.
-        try:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            raise UsageError(f"{weights.name} holds more than tensors; it is not loaded") from None
+        state = torch.load(weights, map_location="cpu", weights_only=True)
     names = {own: re.sub(r"^slices?\.?\d+\.", "features.", own) for own in trunk.state_dict()}
     lacking = [name for name in names.values() if name not in state]
     if lacking:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from scorekit.registry import ALIASES, all_backbones, load_backbone_family
 from scorekit.types import UsageError
@@ -91,6 +91,10 @@ class BackboneOptions:
     def devices(self) -> tuple[str, ...]:
         """The names in `device`."""
         return tuple(name.strip() for name in self.device.split(","))
+
+    def on_one_device(self) -> Self:
+        """The same on the first of several devices."""
+        return replace(self, device=self.devices[0])
 
     def for_loading(self) -> BackboneOptions:
         """What of these a loaded model depends on; the rest is said at each call."""
