@@ -157,7 +157,7 @@ def score(
         int | None, typer.Option(help="Inputs a forward pass; scores do not depend on it.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Threads that read images; actors of --engine ray.")
+        int | None, typer.Option(help="Threads that read images, of each process; actors of --engine ray.")
     ] = None,
     engine: Engine = "local",
     address: Address = None,
@@ -222,9 +222,11 @@ def score(
         record["calibration"] = origin_of(calibration, used)
         print(f"note: {record['calibration']}", file=sys.stderr)
     if heat_maps:
-        from scorekit.heat_maps import add_heat_maps, check_heat_maps
+        from scorekit.heat_maps import check_heat_maps
 
         check_heat_maps(chosen, options=options)
+        if out is None and report is None:
+            raise UsageError("--heat-maps are for --out or --report")
     listing = read_samples(
         path, prompts=prompts, text=text, system=system, images_within=images_within
     )
@@ -244,16 +246,20 @@ def score(
             progress=advance,
             record=record,
         )
-    if heat_maps:
-        with console.progress(len(listing.samples), quiet=quiet, what="heat maps") as advance:
-            table = add_heat_maps(table, listing.samples, chosen, options=options, progress=advance)
     if out is not None:
         table.save(out, spreadsheet_safe=spreadsheet_safe)
         interrupts.remove_partial(out)
-        if shards is None and options.shards is not None:
-            from scorekit.feature_shards import remove_shards
+        interrupts.saved(out, "heat maps" if heat_maps else "")
+    if heat_maps:
+        with console.progress(len(listing.samples), quiet=quiet, what="heat maps") as advance:
+            table = _with_heat_maps(table, listing.samples, chosen, out, options, advance)
+        if out is not None:
+            table.save(out, spreadsheet_safe=spreadsheet_safe)
+            interrupts.saved(out)
+    if out is not None and shards is None and options.shards is not None:
+        from scorekit.feature_shards import remove_shards
 
-            remove_shards(str(options.shards))
+        remove_shards(str(options.shards))
     if json_:
         console.print_json(console.table_as_json(table, out))
     else:
@@ -263,6 +269,19 @@ def score(
         report_cli.write({name: table}, report, images_within=images_within, quiet=quiet)
     if len(table.failures()) > len(table.partial_failures()):
         raise typer.Exit(EXIT_FAILED_ROWS)
+
+
+def _with_heat_maps(
+    table: Any, samples: Any, metrics: Any, out: str | None, options: Any, progress: Any
+) -> Any:
+    from scorekit.heat_maps import add_heat_maps
+
+    try:
+        return add_heat_maps(table, samples, metrics, options=options, progress=progress)
+    except Exception:
+        if out is not None:
+            print(f"note: the table without heat maps is in {out}", file=sys.stderr)
+        raise
 
 
 @app.command()
@@ -287,10 +306,12 @@ def compare(
     from scorekit.table import ScoreTable
 
     left = ScoreTable.load(a)
+    _say_if_partial(a, left)
     if (b is None) == (systems is None):
         raise UsageError("give a second table, or --systems X,Y of the first, not both")
     if b is not None:
         right = ScoreTable.load(b)
+        _say_if_partial(b, right)
         names = metric or [m for m in left.metrics if m in right.metrics]
         if not names:
             raise UsageError(
@@ -321,6 +342,16 @@ def compare(
         console.print_json(console.comparison_as_json(results, labels, signatures))
     else:
         console.print_comparison(results, labels, left)
+
+
+def _say_if_partial(name: str, table: Any) -> None:
+    left = int((table.frame["status"] == interrupts.INTERRUPTED).sum())
+    if left:
+        print(
+            f"note: {name} is what an interrupted run left: {left:,} of {len(table):,} rows are "
+            "not scored",
+            file=sys.stderr,
+        )
 
 
 @app.command()

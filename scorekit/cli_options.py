@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from scorekit.remote import is_url, located
 from scorekit.types import UsageError
 
 EXIT_FAILED_ROWS = 1
@@ -72,6 +73,8 @@ Shards = Annotated[
 
 def cache_choice(folder: Path | None, off: bool) -> Path | bool | None:
     """What --cache and --no-cache ask for, as `RunOptions` takes it."""
+    if folder is not None and is_url(located(folder)):
+        raise UsageError(f"the cache is a folder of this machine, not {located(folder)}")
     if off and folder is not None:
         raise UsageError("--cache and --no-cache exclude each other")
     return False if off else folder
@@ -83,11 +86,11 @@ def shards_choice(engine: str, shards: str | None, out: str | None) -> str | Non
     Examples
     --------
     >>> shards_choice("ray", None, "runs/scores.parquet")
-    'runs/scores.shards'
+    'runs/scores.parquet.shards'
     """
     if engine != "ray" or shards is not None or out is None:
         return shards
-    return f"{out.rpartition('.')[0]}.shards"
+    return f"{out}.shards"
 
 
 def one_of(option: str, value: str, *allowed: str) -> str:

@@ -114,9 +114,7 @@ def print_scores(table: ScoreTable, out: PathLike | None, *, headlines: bool = F
     for heading in ("mean", "95% interval", "scored"):
         grid.add_column(heading, justify="right", no_wrap=True)
     previous = None
-    for metric, system, estimate in table.summary():
-        if headlines and not table.metrics[metric].headline:
-            continue
+    for metric, system, estimate in table.summary(headlines=headlines):
         label = "" if metric == previous else escape(metric)
         if previous is not None and label:
             grid.add_section()
@@ -153,7 +151,8 @@ def print_failures(table: ScoreTable) -> None:
             print(f"    ... and {len(distinct) - EXAMPLES} more", file=sys.stderr)
     if not partial.empty:
         print("\ncomponents without a value, of rows that were scored:", file=sys.stderr)
-    for note, rows in list(partial.groupby("note", sort=False))[:EXAMPLES]:
+    for note in partial["note"].dropna().unique()[:EXAMPLES]:
+        rows = partial[partial["note"] == note]
         parts = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in rows["metric"]))
         where = rows["image"].where(rows["image"] != "", rows["system"] + "/" + rows["item"])
         first, *others = where.unique()

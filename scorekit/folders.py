@@ -126,7 +126,11 @@ def _walk(found: Folder) -> None:
             if entry.name.startswith("."):
                 continue
             name = below + entry.name
-            if entry.is_dir():
+            try:
+                is_folder = entry.is_dir()
+            except OSError:  # a link that leads to itself, say: whoever opens it says so
+                is_folder = False
+            if is_folder:
                 (links if entry.is_symlink() else folders).append(name + "/")
             else:
                 _sort_in(found, below, name, entry.name)

@@ -141,25 +141,18 @@ def add_heat_maps(
     chosen = _word_metrics(parse_metrics(metrics, backbone))
     evidence = list(table.frame.get(EVIDENCE, [""] * len(table)))
     notes = list(table.frame["note"])
-    words: dict[int, list[dict[str, Any]]] = {}
-    wanted: list[dict[tuple[str, str, int], _Wanted]] = [{} for _ in samples]
-    for name, metric in chosen.items():
-        rows = np.flatnonzero((table.frame["metric"] == name).to_numpy())
-        if len(rows) != len(samples):
-            raise UsageError(f"the table has {len(rows)} rows of {name}, not {len(samples)}")
-        for i, row in enumerate(rows.tolist()):
-            if not evidence[row]:
-                continue
-            words[row] = json.loads(evidence[row])
-            key = (metric.backbone, metric.prefix, metric.last)
-            places = wanted[i].setdefault(key, _Wanted(metric)).places
-            for k in chosen_words(words[row]):
-                span = (words[row][k]["start"], words[row][k]["end"])
-                places.setdefault(span, []).append((row, k))
+    rows_of: dict[str, list[int]] = {}
+    for name in chosen:
+        rows_of[name] = np.flatnonzero((table.frame["metric"] == name).to_numpy()).tolist()
+        if (n := len(rows_of[name])) != len(samples):
+            raise UsageError(f"the table has {n} rows of {name}, not {len(samples)}")
     counts = Counts()
     with options.open_cache() as cache:
-        for i, (sample, asked) in enumerate(zip(samples, wanted, strict=True)):
-            for each in asked.values():
+        for i, sample in enumerate(samples):
+            # A sample at a time: as Python's lists, maps are several times as large as in JSON.
+            rows = {rows_of[name][i]: metric for name, metric in chosen.items()}
+            words = {row: json.loads(evidence[row]) for row in rows if evidence[row]}
+            for each in _by_tower(rows, words):
                 try:
                     maps = _maps(sample, each, options, cache, counts)
                 except InputError as error:
@@ -170,11 +163,12 @@ def add_heat_maps(
                 for span, wants in each.places.items():
                     for row, k in wants:
                         words[row][k][HEAT] = maps[span]
+            for row, judged in words.items():
+                evidence[row] = json.dumps(judged, ensure_ascii=False)
             if progress is not None:
                 progress(i + 1, len(samples))
-    for row, judged in words.items():
-        evidence[row] = json.dumps(judged, ensure_ascii=False)
-    frame = table.frame.assign(note=notes, **({EVIDENCE: evidence} if words else {}))
+    proven = EVIDENCE in table.frame.columns
+    frame = table.frame.assign(note=notes, **({EVIDENCE: evidence} if proven else {}))
     return ScoreTable(frame, table.metrics, {**table.run, "heat_maps": vars(counts)})
 
 
@@ -190,6 +184,20 @@ def chosen_words(words: Sequence[Mapping[str, Any]]) -> list[int]:
     """
     order = sorted(range(len(words)), key=lambda k: int(words[k]["rank"]))
     return [k for k in order if words[k]["misaligned"]][:MOST_WORDS] or order[:1]
+
+
+def _by_tower(
+    metrics: Mapping[int, WordMetric], words: Mapping[int, Sequence[Mapping[str, Any]]]
+) -> list[_Wanted]:
+    """What a sample's rows want of each tower, given every row's metric and words."""
+    wanted: dict[tuple[str, str, int], _Wanted] = {}
+    for row, judged in words.items():
+        metric = metrics[row]
+        key = (metric.backbone, metric.prefix, metric.last)
+        places = wanted.setdefault(key, _Wanted(metric)).places
+        for k in chosen_words(judged):
+            places.setdefault((judged[k]["start"], judged[k]["end"]), []).append((row, k))
+    return list(wanted.values())
 
 
 def _on_one_device(options: RunOptions | None) -> RunOptions:

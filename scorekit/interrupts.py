@@ -107,6 +107,8 @@ def _terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may say what a signal does
         return
+    global _saved, _terminated
+    _saved, _terminated = None, False
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
@@ -114,8 +116,27 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+_saved: tuple[str, str] | None = None
+"""Where the table is once it is written, and what it lacks."""
+_terminated = False
+"""Whether SIGTERM came: Ray makes a plain KeyboardInterrupt of what its handler raises."""
+
+
 def _terminate(*_: Any) -> NoReturn:
+    global _terminated
+    _terminated = True
     raise Terminated
+
+
+def saved(out: PathLike, lacks: str = "") -> None:
+    """Remember that the table is written, for who ends the command from here on."""
+    global _saved
+    _saved = str(out), lacks
+
+
+def was_terminated(stop: BaseException) -> bool:
+    """Whether an interrupt was SIGTERM's."""
+    return _terminated or isinstance(stop, Terminated) or isinstance(stop.__cause__, Terminated)
 
 
 def _end(
@@ -128,7 +149,7 @@ def _end(
 ) -> NoReturn:
     import typer
 
-    terminated = isinstance(stop, Terminated) or isinstance(stop.__cause__, Terminated)
+    terminated = was_terminated(stop)
     goes_on = "and the same command goes on from there"
     if engine == "ray":
         kept = f"what Ray's actors finished is in the shards, {goes_on}"
@@ -136,6 +157,12 @@ def _end(
         kept = "nothing was kept (--no-cache)"
     else:
         kept = f"what was computed is in the cache, {goes_on}"
+    if _saved is not None:
+        place, lacks = _saved
+        if not lacks:
+            kept = f"the table is in {place}, and complete"
+        else:
+            kept = f"the table without {lacks} is in {place}" + ("" if no_cache else f"; {kept}")
     word = "terminated" if terminated else "interrupted"
     print(f"\n{word}: {kept}", file=sys.stderr)
     # Told first: who is in a hurry ends this with a second Ctrl-C.

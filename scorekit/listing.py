@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -253,12 +254,9 @@ def report_several(folder: Folder, sidecars: Mapping[str, str], found: Findings)
     sources = list(folder.prompts)
     if not sources:
         # Metadata in different folders belong together, not those in one.
-        folders = [os.path.dirname(name) for name in folder.metadata]
-        sources = [
-            name
-            for name, below in zip(folder.metadata, folders, strict=True)
-            if folders.count(below) > 1
-        ] or folder.metadata[:1]
+        beside = Counter(map(os.path.dirname, folder.metadata))
+        sources = [name for name in folder.metadata if beside[os.path.dirname(name)] > 1]
+        sources = sources or folder.metadata[:1]
     else:
         sources += folder.metadata
     if sidecars:

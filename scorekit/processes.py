@@ -174,7 +174,7 @@ class ProcessRun:
 
     def _environment(self) -> dict[str, str]:
         out = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        sharing = sum(device == "cpu" for device in self._options.devices)
+        sharing = sum(name == "auto" or name[:3] == "cpu" for name in self._options.devices)
         if sharing > 1:
             out.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // sharing)))
         return out

@@ -162,7 +162,9 @@ class Table:
         try:
             return remote.join(base, cell)
         except UsageError as error:
-            raise self.error(row, f"{name} is a URL that is not used: {error}") from None
+            if "@" in cell:  # what may be a password gets into no table
+                raise self.error(row, f"{name} is a URL that is not used: {error}") from None
+            return cell  # its row says so
 
 
 def read_table(path: PathLike) -> Table:

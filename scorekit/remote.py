@@ -110,7 +110,7 @@ def located(path: PathLike) -> str:
     """
     text = os.fspath(path)
     if not isinstance(path, str) and _LOST_SLASH.match(text):
-        text = text.replace(":/", "://", 1)
+        text = text.replace(":/", ":///" if text.startswith("file") else "://", 1)
     found = _URL.match(text)
     if found is None:
         if _CHAINED.match(text):
@@ -471,6 +471,6 @@ def _reason(error: Exception) -> str:
     """The first line of an error, without a query, which may be signed."""
     if isinstance(error, TimeoutError):
         return "timed out"
-    text = re.sub(r"\?\S*", "", (str(error) or "").split("\n")[0]).strip().rstrip(".")
+    text = re.sub(r"\?[^\s\"']*", "", (str(error) or "").split("\n")[0]).strip().rstrip(".")
     text = text if len(text) <= 120 else f"{text[:117]}..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -119,19 +119,47 @@ class ScoreTable:
             if rows.empty:
                 raise UsageError(f"no system {system!r}; there are {', '.join(self.systems)}")
         scored = rows[rows["status"] == "ok"]
-        aggregate = self.metrics[metric].aggregate
-        return summarize(
+        return self._estimate(
+            metric,
             scored["value"].to_numpy(dtype=float),
             scored["item"].to_numpy(dtype=str),
-            n_total=len(rows),
-            statistic="median" if aggregate == "median" else "mean",
+            len(rows),
         )
 
-    def summary(self) -> Iterator[tuple[str, str, Estimate]]:
-        """(metric, system, estimate) for every metric and system, in table order."""
-        for metric in self.metrics:
-            for system in self.systems:
-                yield metric, system, self.mean(metric, system)
+    def summary(self, *, headlines: bool = False) -> Iterator[tuple[str, str, Estimate]]:
+        """(metric, system, estimate) for every metric and system, in table order.
+
+        Parameters
+        ----------
+        headlines : bool
+            Leave out the metrics' components.
+
+        Raises
+        ------
+        UsageError
+            If a system has no row of a metric.
+        """
+        systems = self.systems
+        for metric, info in self.metrics.items():
+            if headlines and not info.headline:
+                continue
+            # The rows are grouped once, since there may be thousands of systems.
+            rows = self._rows(metric)
+            totals = rows.groupby("system", sort=False).size()
+            scored = rows[rows["status"] == "ok"]
+            places = scored.groupby("system", sort=False).indices
+            values = scored["value"].to_numpy(dtype=float)
+            items = scored["item"].to_numpy(dtype=str)
+            n_totals = dict(zip(totals.index, totals.tolist(), strict=True))
+            for system in systems:
+                if system not in n_totals:
+                    raise UsageError(f"no row of system {system!r} and metric {metric}")
+                at = places.get(system, [])
+                yield (
+                    metric,
+                    system,
+                    self._estimate(metric, values[at], items[at], n_totals[system]),
+                )
 
     def failures(self) -> pd.DataFrame:
         """Rows that were not scored."""
@@ -274,6 +302,16 @@ class ScoreTable:
             raise UsageError(f"no table {url}") from None
         except OSError as error:
             raise UsageError(f"can't read {url}: {error.strerror}") from None
+
+    def _estimate(
+        self,
+        metric: str,
+        values: np.ndarray[Any, Any],
+        items: np.ndarray[Any, Any],
+        n_total: int,
+    ) -> Estimate:
+        median = self.metrics[metric].aggregate == "median"
+        return summarize(values, items, n_total=n_total, statistic="median" if median else "mean")
 
     def _rows(self, metric: str) -> pd.DataFrame:
         self._info(metric)

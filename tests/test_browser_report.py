@@ -376,6 +376,16 @@ def test_a_click_on_a_word_of_a_card_opens_its_row_with_the_map(heated: Open) ->
     assert page.evaluate("document.activeElement.dataset.row") == "0"
 
 
+def test_arrow_keys_go_on_from_a_row_that_a_word_opened(heated: Open) -> None:
+    page = heated.page
+    page.locator("#grid .card .mapped", has_text="cat").first.click()
+    head = page.locator("#row-head")
+    for key, name in (("ArrowRight", "two"), ("ArrowLeft", "one"), ("ArrowRight", "two")):
+        page.keyboard.press(key)
+        assert head.inner_text() == f"it · {name}"
+        assert page.evaluate("document.activeElement.closest('dialog') !== null")
+
+
 def test_heat_maps_by_the_keyboard(heated: Open) -> None:
     page = heated.page
     page.locator("#grid button.open").first.focus()

@@ -85,6 +85,21 @@ def test_a_component_without_a_value_is_told_and_is_no_failure(
     assert "were not scored" not in errors
 
 
+def test_two_metadata_files_of_one_folder_are_told_apart_from_another_folders(
+    run: Any, image_folder: Path, tiny_clip: str
+) -> None:
+    (image_folder / "prompts.csv").unlink()
+    line = '{"file_name": "0.png", "text": "a dog"}\n'
+    (image_folder / "bad" / "metadata.jsonl").write_text(line)
+    (image_folder / "good" / "metadata.jsonl").write_text(line)
+    _, _, errors = run("score", image_folder, "--backbone", tiny_clip, "-q")
+    assert "sources of prompts" not in errors
+    (image_folder / "good" / "metadata.csv").write_text("file_name,text\n0.png,a dog\n")
+    _, _, errors = run("score", image_folder, "--backbone", tiny_clip, "-q")
+    assert "the folder has 2 sources of prompts" in errors
+    assert "is used: good/metadata.csv, good/metadata.jsonl\n" in errors
+
+
 def test_strict_makes_findings_fatal(run: Any, image_folder: Path, tiny_clip: str) -> None:
     picture(50).save(image_folder / "good" / "extra.png")
     code, _, errors = run("score", image_folder, "--backbone", tiny_clip)

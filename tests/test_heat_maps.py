@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from scorekit import heat_maps
 from scorekit.backbones import relevance
 from scorekit.backbones.handle import get_handle, unload_backbones
 from scorekit.cli import app
@@ -154,6 +157,32 @@ def test_a_phrase_is_one_word(options: RunOptions) -> None:
     assert "yellow triangles" in mapped(words)
 
 
+def test_maps_are_held_as_lists_one_sample_at_a_time(
+    options: RunOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Map(dict[str, Any]):
+        """What a weak reference can be made to."""
+
+    made: list[weakref.ref[Map]] = []
+    genuine = heat_maps.compact
+
+    def compact(*given: Any) -> Map:
+        made.append(weakref.ref(each := Map(genuine(*given))))
+        return each
+
+    monkeypatch.setattr(heat_maps, "compact", compact)
+    samples = samples_from([IMAGE] * 4, ["a star", "a cross", "a red square", "a blue circle"])
+    alive: list[int] = []
+    _, table = scored(
+        samples,
+        ALL,
+        options,
+        progress=lambda *_: alive.append(sum(each() is not None for each in made)),
+    )
+    assert [len(mapped(words)) for words in words_of(table)] == [2, 2, 3, 3]
+    assert alive == [2, 2, 3, 3]
+
+
 # What goes wrong ----------------------------------------------------------------------------
 
 
@@ -234,3 +263,80 @@ def test_a_processor_that_hides_its_crop_is_refused(
     monkeypatch.setattr(type(model), "resizer", "processor")
     with pytest.raises(UsageError, match=r"no heat maps by scenes-clip: .*does not tell what it"):
         check_heat_maps(LOWEST, options=options)
+
+
+# Where the maps of a run end early ----------------------------------------------------------
+
+KEPT = "the table without heat maps is in {out}"
+GO_ON = "; what was computed is in the cache, and the same command goes on from there"
+
+
+def interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def terminate(*_: Any, **__: Any) -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("stop", "code", "word"), [(interrupt, 130, "interrupted"), (terminate, 143, "terminated")]
+)
+@pytest.mark.parametrize("cached", [True, False])
+def test_an_interrupt_costs_the_maps_alone(
+    stop: Any,
+    code: int,
+    word: str,
+    cached: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "t.csv"
+    arguments = ["score", IMAGE, "--text", TEXT, "-m", LOWEST, "--heat-maps", "-q"]
+    arguments += ["--cache", str(tmp_path / "cache")] if cached else ["--no-cache"]
+    with monkeypatch.context() as patch:
+        patch.setattr(relevance, "relevances_of", stop)
+        result = CliRunner().invoke(app, [*arguments, "--out", str(out)])
+        nowhere = CliRunner().invoke(app, [*arguments, "--report", str(tmp_path / "page.html")])
+    assert result.exit_code == nowhere.exit_code == code
+    message = f"{word}: {KEPT.format(out=out)}{GO_ON if cached else ''}"
+    assert result.stderr.strip() == message
+    kept = GO_ON.removeprefix("; ") if cached else "nothing was kept (--no-cache)"
+    assert nowhere.stderr.strip() == f"{word}: {kept}"
+    table = ScoreTable.load(out)
+    assert set(table.frame["status"]) == {"ok"} and "heat_maps" not in table.run
+    assert [mapped(words) for words in words_of(table)] == [[]]
+    assert CliRunner().invoke(app, [*arguments, "--out", str(out)]).exit_code == 0
+    whole = ScoreTable.load(out)
+    assert [mapped(words) for words in words_of(whole)] == [["star"]]
+    assert whole.run["heat_maps"] == {"computed": 1, "cached": 0, "failed": 0}
+    assert whole.frame["value"].equals(table.frame["value"])
+
+
+def test_an_error_costs_the_maps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise UsageError("this model has no such thing")
+
+    monkeypatch.setattr(relevance, "relevances_of", fail)
+    out = tmp_path / "t.parquet"
+    arguments = ["score", IMAGE, "--text", TEXT, "-m", LOWEST, "--heat-maps", "-q", "--no-cache"]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(out)])
+    assert isinstance(result.exception, UsageError)
+    assert result.stderr.strip() == f"note: {KEPT.format(out=out)}"
+    assert set(ScoreTable.load(out).frame["status"]) == {"ok"}
+    page = str(tmp_path / "page.html")
+    assert CliRunner().invoke(app, [*arguments, "--report", page]).stderr == ""
+    result = CliRunner().invoke(app, arguments)
+    assert "--heat-maps are for --out or --report" in str(result.exception)
+
+
+def test_an_interrupt_of_the_report_says_that_the_table_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scorekit.report_cli.write", interrupt)
+    out = tmp_path / "t.csv"
+    arguments = ["score", IMAGE, "--text", TEXT, "-m", LOWEST, "-q", "--no-cache"]
+    arguments += ["--out", str(out), "--report", str(tmp_path / "page.html")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 130
+    assert result.stderr.strip() == f"interrupted: the table is in {out}, and complete"

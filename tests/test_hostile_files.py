@@ -79,8 +79,13 @@ def test_no_row_tells_what_a_file_holds(inside: Path) -> None:
 
 @pytest.mark.parametrize("url", ["http://localhost:1/a.png", "ftp://localhost/a.png"])
 def test_no_row_sends_a_request_where_it_likes(url: str, inside: Path) -> None:
-    with pytest.raises(UsageError, match="only s3, gs, az and abfs URLs are read"):
-        read_samples(table_of(inside, url))
+    table = score_samples(read_samples(table_of(inside, url, "a.png")).samples, "l1")
+    assert statuses(table) == ["missing_image", "ok"]
+    assert table.frame["note"][0].endswith("only s3, gs, az and abfs URLs are read")
+    page = inside / "page.html"
+    table.save(inside / "s.csv")
+    assert run("report", str(inside / "s.csv"), "-o", str(page), "-q").exit_code == 0
+    assert "only s3, gs, az and abfs URLs are read" in page.read_text()
 
 
 def escapes(inside: Path) -> list[str]:

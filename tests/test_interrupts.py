@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import typer
 
+from scorekit.cli import compare
 from scorekit.interrupts import INTERRUPTED, Interrupted, ends_in_order, remove_partial
 from scorekit.table import MetricInfo, ScoreTable
 from scorekit.types import Signature
@@ -69,6 +70,19 @@ def test_a_table_that_merely_has_the_name_stays(
     assert f"the rows so far are not kept: {partial} is another table" in capsys.readouterr().err
     remove_partial(out)
     assert partial.read_bytes() == before
+
+
+def test_compare_says_that_rows_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end(tmp_path / "s.csv", table_of(["ok", "ok", INTERRUPTED], interrupted=True))
+    table_of(["ok"] * 3).save(tmp_path / "t.csv")
+    capsys.readouterr()
+    compare(str(tmp_path / "s.partial.csv"), str(tmp_path / "t.csv"))
+    assert capsys.readouterr().err == (
+        f"note: {tmp_path / 's.partial.csv'} is what an interrupted run left: 1 of 3 rows are not "
+        "scored\n"
+    )
 
 
 def test_the_rows_so_far_are_as_safe_as_the_table(tmp_path: Path) -> None:

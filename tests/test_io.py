@@ -316,8 +316,7 @@ def test_parquet_in_a_folder_named_like_a_partition(tmp_path):
         ("t.csv", b"picture,words\na.png,t\n", "needs a column image (or file_name, image_path,"),
         ("t.csv", b"image;text\na.png;t\n", "separated by semicolons"),
         ("t.csv", b"image,words\na.png,t\n", "needs a column text (or prompt, caption)"),
-        ("t.csv", b"image,text\nhttps://x.org/a.png,t\n", "line 2: image is a URL"),
-        ("t.csv", b"image,text\nzip://a.png::s3://b/a.zip,t\n", "line 2: image is a URL"),
+        ("t.csv", b"image,text\nhttps://me:pass@x.org/a.png,t\n", "line 2: image is a URL"),
         ("t.csv", b"image,text,index\na.png,t,one\n", "line 2: index must be a whole number"),
         ("t.csv", b"image,text\na.png," + b"x" * 200_000 + b"\n", "line 2: field larger"),
         ("t.jsonl", b'{"image": "a.png", "text": "t"}\n{"image": \n', "line 2: not JSON"),
@@ -737,3 +736,15 @@ def test_real_table_and_folder():
     assert [(s.system, s.item, s.text) for s in folder.samples] == [
         (s.system, s.item, s.text) for s in listing.samples
     ]
+
+
+def test_links_that_lead_to_themselves_cost_their_rows(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a square")
+    for name in ("b.png", "a2.txt", "c"):
+        (tmp_path / name).symlink_to(name)
+    listing = read_samples(tmp_path)
+    assert [os.path.basename(sample.image) for sample in listing.samples] == ["a.png", "b.png"]
+    (tmp_path / "prompts.csv").symlink_to("prompts.csv")
+    with pytest.raises(UsageError, match=r"prompts\.csv"):
+        read_samples(tmp_path)

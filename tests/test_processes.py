@@ -135,17 +135,21 @@ def test_when_every_row_kills_the_run_ends() -> None:
 @pytest.mark.parametrize(
     ("device", "backbone", "said"),
     [
-        ("cpu,nonsense", "scenes-clip", "no device 'nonsense' here"),
-        ("cpu,", "scenes-clip", "empty name"),
+        ("cpu,cuda:77", "scenes-clip", "no device 'cuda:77' here"),
+        ("cpu,banana", "scenes-clip", "device is auto, cpu, cuda, cuda:N or mps, not 'banana'"),
+        ("cpu,", "scenes-clip", "not ''"),
         ("cpu,cpu", "hf:./no-such-folder", "no-such-folder"),
     ],
 )
 def test_mistakes_are_one_line(device: str, backbone: str, said: str) -> None:
     samples = samples_from([picture(i) for i in range(40)], TEXTS[0])
+
+    def run() -> None:
+        options = RunOptions(cache=False, device=device)
+        score_samples(samples, "clipscore", backbone=backbone, options=options)
+
     with pytest.raises(UsageError, match=said):
-        score_samples(
-            samples, "clipscore", backbone=backbone, options=RunOptions(cache=False, device=device)
-        )
+        run()
     assert children_of(os.getpid()) == []
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from scorekit.console import print_failures, print_scores
+from scorekit.stats import summarize
 from scorekit.table import COLUMNS, MetricInfo, ScoreTable, recipe_differences
 from scorekit.types import Signature, UsageError
 
@@ -110,6 +115,125 @@ def test_mean_counts_what_was_not_scored() -> None:
         table().mean("x")
     with pytest.raises(UsageError, match="no system 'x'"):
         table().mean("clipscore", "x")
+
+
+def many_systems(n: int) -> ScoreTable:
+    """Two metrics and a component of n systems; nothing of the first system was scored."""
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(
+        {
+            "system": np.tile([f"s{(7 * i) % n}" for i in range(n)], 6),  # interleaved
+            "item": np.repeat(["10", "9", "b", "a", "é", "b"], n),
+            "index": np.repeat([0, 0, 0, 0, 0, 1], n),
+            "image": "",
+            "text": "",
+            "status": "ok",
+            "note": "",
+        }
+    )
+    names = ("clipscore", "retrieval", "retrieval.rank")
+    frames = [rows.assign(metric=name, value=rng.normal(size=len(rows))) for name in names]
+    frame = pd.concat(frames, ignore_index=True)
+    lost = (frame["system"] == "s0") | (rng.random(len(frame)) < 0.1)
+    frame.loc[lost, ["value", "status"]] = [np.nan, "undefined"]
+    signature = Signature.parse(SIGNATURE)
+    infos = {
+        "clipscore": MetricInfo(signature, True),
+        "retrieval": MetricInfo(signature, True),
+        "retrieval.rank": MetricInfo(signature, False, headline=False, aggregate="median"),
+    }
+    return ScoreTable(frame, infos)
+
+
+def calls_of(function: Callable[[], Any]) -> int:
+    """How many functions of Python a call goes through."""
+    count, before = 0, sys.getprofile()
+
+    def see(frame: Any, event: str, _: Any) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(see)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def test_the_summary_is_every_mean_in_the_order_of_the_table() -> None:
+    some = many_systems(5)
+    systems = ["s0", "s2", "s4", "s1", "s3"]
+    assert some.systems == systems
+    wanted = [(m, s, some.mean(m, s)) for m in some.metrics for s in systems]
+    assert list(some.summary()) == wanted
+    assert list(some.summary(headlines=True)) == wanted[:10]
+    by_name = {(metric, system): estimate for metric, system, estimate in wanted}
+    assert by_name["clipscore", "s0"].n == 0 and by_name["clipscore", "s0"].n_total == 6
+    assert by_name["clipscore", "s1"].low is not None
+    assert by_name["retrieval.rank", "s1"].statistic == "median"
+    lost = ScoreTable(some.frame[: 5 * 6 + 1], some.metrics)  # of the second metric, one row
+    with pytest.raises(UsageError, match="no row of system 's2' and metric retrieval"):
+        list(lost.summary())
+
+
+def test_the_summary_goes_through_the_rows_once_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scorekit.table.summarize", lambda *_, **__: None)
+    few, many = (many_systems(n) for n in (11, 211))
+    assert len(list(many.summary())) == 3 * 211
+    more = calls_of(lambda: list(many.summary())) - calls_of(lambda: list(few.summary()))
+    assert more < 600 * 30
+
+
+def with_notes(n: int) -> ScoreTable:
+    """A component without a value on 2n rows, for a reason of every two."""
+    notes = [f"reason {i % n}" for i in range(2 * n)]
+    names = [f"{i}.png" for i in range(2 * n)]
+    rows = pd.DataFrame(
+        {"system": "s", "item": names, "index": 0, "image": names, "text": "", "status": "ok"}
+    )
+    parts = [
+        rows.assign(metric="mse", value=0.5, note=""),
+        rows.assign(metric="mse.locality", value=np.nan, note=notes, status="undefined"),
+        rows.assign(metric="mse.share", value=np.nan, note=notes, status="undefined"),
+    ]
+    infos = {
+        name: MetricInfo(Signature(name, (("v", "1"),)), True, headline=name == "mse")
+        for name in ("mse", "mse.locality", "mse.share")
+    }
+    return ScoreTable(pd.concat(parts, ignore_index=True), infos)
+
+
+def test_many_reasons_are_told_by_the_first_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    print_failures(with_notes(60))
+    title, *lines = capsys.readouterr().err.strip().splitlines()
+    assert title == "components without a value, of rows that were scored:"
+    assert lines == [
+        *(f"  locality, share: reason {i} ({i}.png and 1 more)" for i in range(5)),
+        "  ... and for 55 more reasons",
+    ]
+    # Only what is shown is looked at: frames of all reasons took seconds.
+    few, many = with_notes(60), with_notes(600)
+    more = calls_of(lambda: print_failures(many)) - calls_of(lambda: print_failures(few))
+    assert more < 540 * 20
+
+
+def test_headlines_compute_no_components(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+
+    def counted(values: Any, *given: Any, **more: Any) -> Any:
+        computed.append(len(values))
+        return summarize(values, *given, **more)
+
+    monkeypatch.setattr("scorekit.table.summarize", counted)
+    print_scores(with_notes(2), None, headlines=True)
+    assert computed == [4]
+    assert "mse.locality" not in capsys.readouterr().out
+    print_scores(with_notes(2), None)
+    assert computed[1:] == [4, 0, 0]
+    assert "mse.locality" in capsys.readouterr().out
 
 
 def test_compare_pairs_rows_by_key_not_by_position() -> None:

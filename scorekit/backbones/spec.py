@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +18,7 @@ Resize = Literal["exact", "fast"]
 _NOT_PATHS = ("openai",)
 _WORDS = (("questions", "meta"), ("entities", "column"), ("attributes", "columns"))
 """Names that are no file even where a file of that name lies in the working folder."""
+_DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:\d+)?")
 _NESTED = ("ask", "describe")
 """Families whose name is another backbone."""
 _WITH_FILE = ("open_clip", "pixels")
@@ -52,7 +54,7 @@ class BackboneOptions:
     quantize : {"none", "int8"}
         Whether the weights of a vision-language model's linear layers are kept in 8 bits.
     resize : {"exact", "fast"}
-        PIL's resize, or torch's on uint8 tensors (at most 1 level off in 0.3% of values).
+        PIL's resize, or torch's on uint8 tensors (at most 1 level off in 0.4% of values).
     long_text : {"truncate", "error", "window"}
         What becomes of a text longer than the model reads.
     batch_size : int or None
@@ -82,8 +84,9 @@ class BackboneOptions:
             value = getattr(self, name)
             if value not in allowed:
                 raise UsageError(f"{name} is one of {', '.join(allowed)}, not {value!r}")
-        if not all(self.devices):
-            raise UsageError(f"device {self.device!r} has an empty name in it")
+        for name in self.devices:
+            if not _DEVICE.fullmatch(name):
+                raise UsageError(f"device is auto, cpu, cuda, cuda:N or mps, not {name!r}")
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, not {self.batch_size}")
 

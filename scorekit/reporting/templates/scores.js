@@ -193,6 +193,8 @@
       opened = document.activeElement;
       dialog.showModal();
     }
+    // What had the focus may be gone with the row before.
+    if (!dialog.contains(document.activeElement)) dialog.focus({ preventScroll: true });
     dialog.scrollTop = 0;
   };
   // A word of a card opens its row with its heat map.
