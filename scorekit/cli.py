@@ -157,7 +157,8 @@ def score(
         int | None, typer.Option(help="Inputs a forward pass; scores do not depend on it.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Threads that read images, of each process; actors of --engine ray.")
+        int | None,
+        typer.Option(help="Threads that read images, of each process; actors of --engine ray."),
     ] = None,
     engine: Engine = "local",
     address: Address = None,

@@ -6,13 +6,16 @@ are kept as dtype, shape and bytes; never pickle.
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import decimal
 import hashlib
 import io
 import json
 import os
-import shutil
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,13 +30,16 @@ from scorekit.backbones.handle import BackboneInfo
 from scorekit.backbones.spec import BackboneOptions
 from scorekit.cache import EXTRACTION
 from scorekit.chunks import with_options
+from scorekit.entities import entities_of
 from scorekit.inputs import IMAGE_FIELDS, RECORD, TEXT_FIELDS, RowResult
 from scorekit.types import Extracted, Feature, InputError, Sample, UsageError
 from scorekit.within import Refused
 
 FORMAT = 1
 SUFFIX = ".parquet"
+GO_ON = "what is finished is in the shards, and the same command goes on from there"
 _ABOUT = b"scorekit"
+_UNFINISHED = ".tmp"
 _SCHEMA = pa.schema(
     [
         ("row", pa.string()),
@@ -84,7 +90,7 @@ class ShardFolder:
     """
 
     def __init__(self, place: str, key: str) -> None:
-        self._root = f"{remote.located(place).rstrip('/')}/{key}"
+        self._root = f"{everywhere(place).rstrip('/')}/{key}"
         self._is_url = remote.is_url(self._root)
         try:
             if self._is_url:
@@ -93,10 +99,20 @@ class ShardFolder:
                 Path(self._root).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"no shards can be kept in {place}: {error.strerror}") from None
+        _opened.add(self._root)
 
     def names(self) -> list[str]:
-        """The finished shards."""
-        found = remote.find(self._root) if self._is_url else os.listdir(self._root)
+        """The finished shards.
+
+        Raises
+        ------
+        UsageError
+            If they can't be listed.
+        """
+        try:
+            found = remote.find(self._root) if self._is_url else os.listdir(self._root)
+        except OSError as error:
+            raise self._stopped("list", error) from None
         return sorted(name for name in found if name.endswith(SUFFIX))
 
     def write(
@@ -126,7 +142,7 @@ class ShardFolder:
             else:
                 _write_whole(Path(self._root, name), data)
         except OSError as error:
-            raise UsageError(f"can't write to {self._root}: {error.strerror}") from None
+            raise self._stopped("write to", error) from None
         return name
 
     def read(self, name: str) -> Shard:
@@ -146,13 +162,26 @@ class ShardFolder:
         return _shard_of(pq.read_table(pa.BufferReader(data)))
 
     def remove(self, name: str) -> None:
-        """Remove a shard."""
+        """Remove a shard, if it is there.
+
+        Raises
+        ------
+        UsageError
+            If it can't be removed.
+        """
         path = f"{self._root}/{name}"
-        remote.remove(path) if self._is_url else Path(path).unlink(missing_ok=True)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                remote.remove(path) if self._is_url else os.unlink(path)
+        except OSError as error:
+            raise self._stopped("remove a shard of", error) from None
+
+    def _stopped(self, what: str, error: OSError) -> UsageError:
+        return UsageError(f"can't {what} {self._root}: {error.strerror}; {GO_ON}")
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    unfinished = path.with_name(f"{uuid.uuid4().hex}.tmp")
+    unfinished = path.with_name(uuid.uuid4().hex + _UNFINISHED)
     try:
         unfinished.write_bytes(data)
         os.replace(unfinished, path)
@@ -161,13 +190,51 @@ def _write_whole(path: Path, data: bytes) -> None:
         raise
 
 
-def remove_shards(place: str) -> None:
-    """Remove a folder of shards with all that is in it, if it is there."""
-    if remote.is_url(place):
-        for name in remote.find(place):
-            remote.remove(f"{place.rstrip('/')}/{name}")
-    else:
-        shutil.rmtree(place, ignore_errors=True)
+def everywhere(place: str | os.PathLike[str]) -> str:
+    """A place's name that means the same wherever a process was started."""
+    name = remote.located(place)  # type: ignore[arg-type]
+    return name if remote.is_url(name) else os.path.abspath(name)
+
+
+def remove_shards(place: str | os.PathLike[str]) -> None:
+    """Remove the shards that this process's runs kept in a place, and folders that are empty then.
+
+    Nothing else that lies there is touched. What can't be removed costs a warning: the table has
+    been written.
+    """
+    root = everywhere(place)
+    try:
+        for folder in sorted(_opened):
+            if folder.rpartition("/")[0] == root.rstrip("/"):
+                with contextlib.suppress(FileNotFoundError):
+                    _empty(folder)
+                _opened.discard(folder)
+        if not remote.is_url(root):
+            _remove_if_empty(root)
+    except (OSError, UsageError) as error:  # the latter of a store that can't be used at all
+        why = (isinstance(error, OSError) and error.strerror) or error
+        warnings.warn(f"the shards in {place} can't be removed: {why}", stacklevel=2)
+
+
+_opened: set[str] = set()
+"""The folders of this process's runs, by which they are told from those of other runs."""
+
+
+def _empty(folder: str) -> None:
+    is_url = remote.is_url(folder)
+    for name in remote.find(folder) if is_url else os.listdir(folder):
+        if name.endswith((SUFFIX, _UNFINISHED)) and "/" not in name:
+            path = f"{folder}/{name}"
+            with contextlib.suppress(FileNotFoundError):
+                remote.remove(path) if is_url else os.unlink(path)
+    if not is_url:
+        _remove_if_empty(folder)
+
+
+def _remove_if_empty(folder: str) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # the latter of a link
+        if not os.listdir(folder):
+            os.rmdir(folder)
 
 
 def rows_there_are(feature: Feature) -> bool:
@@ -193,7 +260,8 @@ def row_keys(samples: Sequence[Sample]) -> list[str]:
     Raises
     ------
     UsageError
-        If a sample has an image in memory, or a URL holds credentials.
+        If a sample has an image in memory or another value that can't be told from others, a URL
+        holds credentials, or a store can't be used at all.
     """
     paths = list(dict.fromkeys(path for sample in samples for path in paths_of(sample)))
     with ThreadPoolExecutor(remote.AT_ONCE) as pool:
@@ -205,53 +273,87 @@ def row_keys(samples: Sequence[Sample]) -> list[str]:
             [getattr(sample, name) for name in names],
             [states[path] for path in paths_of(sample)],
         ]
-        text = json.dumps(parts, default=_plain)
+        try:
+            text = json.dumps(parts, default=_plain)
+        except TypeError as error:
+            raise UsageError(
+                f"the engine ray can't tell whether {sample.system}/{sample.item} has changed: "
+                f"{error}"
+            ) from None
         keys.append(hashlib.sha256(text.encode()).hexdigest()[:32])
     return keys
 
 
 def paths_of(sample: Sample) -> list[str | Path]:
-    """The files and URLs of a sample's images.
+    """The files and URLs of a sample's images, masks of entities included.
 
     Raises
     ------
     UsageError
-        If it has an image in memory.
+        If it has an image in memory, save for an array as the mask of an entity.
     """
     found: list[str | Path] = []
-    for name in IMAGE_FIELDS:
-        value = getattr(sample, name)
-        for image in value if isinstance(value, tuple) else (value,):
-            if isinstance(image, str | Path):
-                found.append(image)
-            elif image is not None and not isinstance(image, Refused):
-                raise UsageError(
-                    f"the engine ray takes paths and URLs, and the {name.replace('_', ' ')} of "
-                    f"{sample.system}/{sample.item} is a {type(image).__name__} in memory"
-                )
+    for what, image in _images_of(sample):
+        if isinstance(image, str | Path):
+            found.append(image)
+        elif image is not None and not isinstance(image, Refused):
+            raise UsageError(
+                f"the engine ray takes paths and URLs, and the {what} of "
+                f"{sample.system}/{sample.item} is a {type(image).__name__} in memory"
+            )
     return found
 
 
+def _images_of(sample: Sample) -> Iterator[tuple[str, Any]]:
+    for name in IMAGE_FIELDS:
+        value = getattr(sample, name)
+        for image in value if isinstance(value, tuple) else (value,):
+            yield name.replace("_", " "), image
+    # Of entities that can't be read no mask is.
+    with contextlib.suppress(InputError):
+        for entity in entities_of(sample.entities) or ():
+            # Of an array, and of what JSON may hold instead of a path, the content is in the key.
+            if not isinstance(entity.mask, np.ndarray | list | dict | float | int):
+                yield "mask of an entity", entity.mask
+
+
 def _state_of(path: str | Path) -> Any:
-    """What is known of a file without reading it; None where it can't be read anyway."""
+    """What is known of a file without reading it; never twice the same where nothing is."""
     try:
         where = remote.located(path)
+    except remote.CredentialsInURL:
+        raise
+    except UsageError:  # a URL of a kind that is not read: its row says so
+        return None
+    try:
         if remote.is_url(where):
             return [where, *remote.state(where)]
         found = os.stat(where)
-        return [os.path.abspath(where), found.st_size, found.st_mtime_ns]
-    except remote.CredentialsInURL:
+    except UsageError:  # of a store as a whole
         raise
-    except (OSError, ValueError):  # a UsageError is one: a URL of a kind that is not read
-        return None
+    except (OSError, ValueError):  # the latter of a NUL in a path
+        return uuid.uuid4().hex
+    return [os.path.abspath(where), found.st_size, found.st_mtime_ns]
 
 
 def _plain(value: Any) -> Any:
+    """A value that JSON has no form for, as one that it has, with all that it holds."""
     if isinstance(value, np.ndarray):
+        if value.dtype.hasobject:
+            return value.tolist()
         return [value.dtype.str, value.shape, hashlib.sha256(value.tobytes()).hexdigest()]
     if isinstance(value, Mapping):
         return dict(value)
-    return repr(value)
+    if isinstance(value, _TOLD_BY_REPR):
+        return repr(value)
+    raise TypeError(f"a {type(value).__name__} in memory")
+
+
+# Beside paths, what the further columns of a Parquet file may hold.
+_TOLD_BY_REPR = (
+    *(Path, Refused, bytes, np.generic, decimal.Decimal, uuid.UUID),
+    *(datetime.date, datetime.time, datetime.timedelta),
+)
 
 
 def _digest(data: bytes) -> str:

@@ -10,7 +10,7 @@ import socket
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,30 @@ from scorekit.feature_shards import ShardFolder, rows_there_are, run_key
 from scorekit.features import FeatureRun
 from scorekit.images import silence_pil
 from scorekit.run import RunOptions
-from scorekit.types import Feature, Sample, UsageError
+from scorekit.types import Extracted, Feature, Sample, UsageError
 
-REMEMBERED = 1 << 14  # features that an actor keeps for its next rows where there is no cache
+REMEMBERED = 1 << 14
+"""Features that an actor keeps for its next rows, where no cache was asked for."""
+REMEMBERED_BYTES = 256 << 20
+"""As many bytes at most: a detector's or a token model's features are large."""
+
+
+class Memory(MemoryCache):
+    """The latest features, bounded in number and in bytes."""
+
+    def __init__(self) -> None:
+        super().__init__(REMEMBERED)
+
+    def put_many(
+        self, backbone: str, kind: str, entries: Iterable[tuple[bytes, Extracted]]
+    ) -> None:
+        """Keep features; the oldest go when they are too many or too large."""
+        super().put_many(backbone, kind, entries)
+        with self._lock:
+            size = sum(entry.array.nbytes for entry in self._entries.values())
+            while size > REMEMBERED_BYTES:
+                oldest = next(iter(self._entries))
+                size -= self._entries.pop(oldest).array.nbytes
 
 
 @dataclass(frozen=True)
@@ -119,8 +140,9 @@ def _open(job: Job) -> FeatureRun:
     silence_pil()
     _limit_threads(job.threads)
     options = job.options
-    # A file of one's own would be left behind by an actor that is killed.
-    cache: Cache = MemoryCache(REMEMBERED) if options.cache is False else options.open_cache()
+    # No file unless one was asked for: homes may be shared over a network, where SQLite is not
+    # safe, and an actor that is killed would leave a temporary one behind.
+    cache: Cache = options.open_cache() if options.cache else Memory()
     return FeatureRun(job.needs, options, cache, workers=min(8, max(2, job.threads)))
 
 

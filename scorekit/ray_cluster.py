@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from scorekit.interrupts import Terminated
 from scorekit.types import UsageError
 
 ANSWER_SECONDS = 10.0
@@ -115,6 +116,9 @@ def connect(ray: Any, address: str | None) -> bool:
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster at {address} can't be used" if address else "Ray did not start"
         raise UsageError(f"{where}: {in_one_line(error)}") from None
+    except SystemExit as stop:  # what Ray makes of SIGTERM while it starts
+        ray.shutdown()
+        raise Terminated from stop
     except BaseException:
         ray.shutdown()
         raise

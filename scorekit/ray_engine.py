@@ -22,10 +22,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from scorekit import remote
 from scorekit.backbones.handle import BackboneInfo
 from scorekit.chunks import Chunk, Counts, chunk_size, union_of
-from scorekit.feature_shards import DamagedShard, ShardFolder, row_keys, rows_there_are, run_key
+from scorekit.feature_shards import (
+    GO_ON,
+    DamagedShard,
+    ShardFolder,
+    everywhere,
+    row_keys,
+    rows_there_are,
+    run_key,
+)
+from scorekit.inputs import RowResult
 from scorekit.processes import PARTS, TRIES, sum_of
 from scorekit.ray_actor import Extractor, Job, describe
 from scorekit.ray_cluster import (
@@ -51,7 +59,6 @@ MAX_DEATHS = 1000
 LOOK_SECONDS = 10.0
 LOST_LOOKS = 6
 """No node for an actor at so many looks in a row: none will come."""
-GO_ON = "what is finished is in the shards, and the same command goes on from there"
 
 
 class RayRun:
@@ -104,7 +111,7 @@ class RayRun:
                 ),
                 threads=self._share.cpus,
                 folder=os.getcwd(),
-                place=_everywhere(options.shards),
+                place=everywhere(options.shards),
             )
             self._ask_a_node()
         except BaseException:
@@ -182,7 +189,11 @@ class RayRun:
                         if lost >= LOST_LOOKS:
                             raise UsageError(f"no node for an actor is left; {GO_ON}") from None
                         # A batch has many chunks: they count before the last one is done.
-                        yield {"written": folder.names()}
+                        try:
+                            names = folder.names()
+                        except UsageError:  # its store may answer at the next look
+                            continue
+                        yield {"written": names}
                         continue
                     if told is None:
                         return
@@ -247,8 +258,13 @@ class RayRun:
                 self.counts.cached += about.get("cached", 0)
                 self._usage = sum_of(self._usage, about.get("usage", {}))
                 self._devices.update(dict.fromkeys(filter(None, [about.get("device")])))
-            # What failed may do better now; what killed its actor must not get to do it again.
-            yield from rows.chunks_of(shard.rows, retry_failed=again and not about.get("died"))
+            # What failed may do better now: a store that was silent, a file without permission to
+            # read. What killed its actor must not get to do it again.
+            retry = again and not about.get("died")
+            for chunk in rows.chunks_of(shard.rows, retry_failed=retry):
+                if again:
+                    self.counts.cached += _features_in(chunk)
+                yield chunk
             self._on_progress(rows.done)
 
     def _heard(self, told: Mapping[str, Any]) -> Sequence[str]:
@@ -323,12 +339,12 @@ class _Rows:
         return any(key in self.waiting for key in batch.column("row").to_pylist())
 
     def chunks_of(
-        self, found: Mapping[str, Sequence[Any]], *, retry_failed: bool
+        self, found: Mapping[str, Sequence[RowResult]], *, retry_failed: bool
     ) -> Iterator[Chunk]:
         """Features of rows that wait for them, as chunks of consecutive samples."""
-        at: dict[int, Sequence[Any]] = {}
+        at: dict[int, Sequence[RowResult]] = {}
         for key, results in found.items():
-            if retry_failed and any(_failed(result) for result in results):
+            if retry_failed and any(isinstance(result, InputError) for result in results):
                 continue
             at.update(dict.fromkeys(self.waiting.pop(key, ()), results))
         self.done += len(at)
@@ -386,11 +402,11 @@ class _Feed:
             self._answers.put(error)
 
 
-def _everywhere(place: str | os.PathLike[str]) -> str:
-    """A place's name that means the same wherever a process was started."""
-    name = remote.located(place)  # type: ignore[arg-type]
-    return name if remote.is_url(name) else os.path.abspath(name)
-
-
-def _failed(result: Any) -> bool:
-    return isinstance(result, InputError) and result.status == "failed"
+def _features_in(chunk: Chunk) -> int:
+    """How many features there are of a chunk's rows, without those that failed."""
+    results = itertools.chain.from_iterable(chunk.features.values())
+    return sum(
+        len(result) if isinstance(result, list) else 1
+        for result in results
+        if not isinstance(result, InputError)
+    )

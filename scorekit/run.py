@@ -27,8 +27,8 @@ class RunOptions(BackboneOptions):
     Attributes
     ----------
     cache : path, None or False
-        Folder of the feature cache; None takes the user's cache folder, False keeps the
-        features of this run in a temporary file.
+        Folder of the feature cache; None takes the user's cache folder (with the engine ``ray``,
+        the memory of each actor), False keeps the features of this run in a temporary file.
     workers : int or None
         Threads that read and decode images; with the engine ``ray``, actors.
     engine : {"local", "ray"}

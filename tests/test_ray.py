@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import shutil
 import signal
 import socket
@@ -23,11 +24,11 @@ from PIL import Image
 from scorekit.feature_shards import row_keys
 from scorekit.io import read_samples
 from scorekit.run import RunOptions, score_samples
-from scorekit.types import InputError, Sample, UsageError
+from scorekit.types import Extracted, InputError, Sample, UsageError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
-from scorekit import ray_engine  # noqa: E402
+from scorekit import ray_actor, ray_engine  # noqa: E402
 from scorekit.ray_cluster import Share, connect, import_ray, share_out  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -134,7 +135,6 @@ def test_going_on_from_shards(
     tmp_path: Path, options: RunOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples = coloured(tmp_path / "images", 40)
-    (tmp_path / "images" / "007.png").write_bytes(b"no image")
     first = score(samples, options)
     assert_same(first, score(samples, LOCAL))
     made = shards_in(options)
@@ -149,6 +149,7 @@ def test_going_on_from_shards(
         again = score(samples, options)
     assert_same(first, again)
     assert again.run["counts"]["features_computed"] == 0
+    assert again.run["counts"]["features_from_cache"] == 80
     assert again.run["device"] == "none (all features from the cache)"
 
     # Half of it is there, and one shard is damaged.
@@ -170,12 +171,18 @@ def test_going_on_from_shards(
     assert_same(changed, score(samples, LOCAL))
     assert changed.scores("clipscore")[11] != first.scores("clipscore")[11]
 
-    # What failed is tried again, and known when it fails in the same way.
+    # What went wrong is tried again, and known when it goes wrong in the same way.
+    (tmp_path / "images" / "007.png").write_bytes(b"no image")
     for name in folder.names():
         folder.remove(name)
-    failed = [InputError("failed", "no answer")] * 2
-    folder.write([(key, failed) for key in row_keys(samples)], {})
+    wrong = [InputError("missing_image", "no answer from s3://bucket")] * 2
+    folder.write([(key, wrong) for key in row_keys(samples)], {})
+    changed = score(samples, options)
+    assert_same(changed, score(samples, LOCAL))
+    assert list(changed.failures().index) == [7]
+    asked.clear()
     assert_same(changed, score(samples, options))
+    assert [sample.item for sample in asked] == ["7"]
 
     # Shards of another run are none of this one's.
     asked.clear()
@@ -299,6 +306,61 @@ def needs_of_clipscore() -> list[Any]:
     from scorekit.choose import parse_metric
 
     return list(parse_metric("clipscore@poison:all").needs.values())
+
+
+def test_a_look_that_gets_no_answer_waits_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[Any] = [UsageError("can't list s3://bucket/shards"), ["a.parquet"]]
+
+    class Folder:
+        def names(self) -> Any:
+            answer = names.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    class Feed:
+        def __init__(self, _: Any) -> None:
+            pass
+
+        def get(self, _: float) -> None:
+            if names:
+                raise queue.Empty
+
+        def stop(self) -> bool:
+            return False
+
+    monkeypatch.setattr(ray_engine, "_Feed", Feed)
+    monkeypatch.setattr(ray_engine.RayRun, "_dataset", lambda *_: None)
+    monkeypatch.setattr(ray_engine.RayRun, "_can_go_on", lambda _: True)
+    run = object.__new__(ray_engine.RayRun)
+    assert list(run._compute([], 1, Folder())) == [{"written": ["a.parquet"]}]  # type: ignore[arg-type]
+
+
+def test_the_users_cache_is_not_opened_unless_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Homes may be shared over a network, where SQLite is not safe."""
+    monkeypatch.setenv("SCOREKIT_CACHE", str(tmp_path / "users"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    for cache, there in ((None, False), (False, False), (tmp_path / "mine", True)):
+        job = ray_actor.Job(
+            needs_of_clipscore(), RunOptions(cache=cache), 1, str(tmp_path), str(tmp_path)
+        )
+        run = ray_actor._open(job)
+        assert isinstance(run.cache, ray_actor.Memory) is not there
+        assert (tmp_path / "mine").exists() == there
+    assert not (tmp_path / "users").exists()
+
+
+def test_what_an_actor_remembers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_actor, "REMEMBERED_BYTES", 1000)
+    memory = ray_actor.Memory()
+    for i in range(5):
+        memory.put_many("b", "k", [(b"%d" % i, Extracted(np.zeros(50)))])  # 400 bytes
+    assert sorted(memory.get_many([b"%d" % i for i in range(5)])) == [b"3", b"4"]
+    memory.put_many("b", "k", [(b"large", Extracted(np.zeros(1000)))])
+    assert memory.get_many([b"4", b"large"]) == {}
 
 
 @pytest.mark.usefixtures("session")
@@ -432,7 +494,7 @@ def test_images_and_shards_in_an_object_store(
         remote.write("s3://bucket/003.png", Path(tmp_path, "images", "004.png").read_bytes())
         asked = spy_on_rows(monkeypatch)
         score(samples, stored)
-        assert [sample.item for sample in asked] == ["3"]
+        assert [sample.item for sample in asked] == ["3", "gone"]
     finally:
         server.stop()
 
@@ -495,14 +557,14 @@ def test_ended_from_outside_and_the_same_command_again(tmp_path: Path) -> None:
         process = subprocess.Popen(
             run, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        wait_for(lambda: set(tmp_path.glob("t.shards/*/*.parquet")) > set(kept))  # noqa: B023
+        wait_for(lambda: set(tmp_path.glob("t.csv.shards/*/*.parquet")) > set(kept))  # noqa: B023
         process.send_signal(sent)
         out, err = process.communicate(timeout=60)
         assert process.returncode == code
         assert out == ""
         assert "Traceback" not in err
         assert "Error" not in err
-        now = list(tmp_path.glob("t.shards/*/*.parquet"))
+        now = list(tmp_path.glob("t.csv.shards/*/*.parquet"))
         assert set(now) > set(kept)
         kept = now
     assert "the same command goes on from there" in err
@@ -512,7 +574,7 @@ def test_ended_from_outside_and_the_same_command_again(tmp_path: Path) -> None:
     assert done.stdout.startswith("{")  # and nothing of Ray's
     assert "ray" not in done.stderr.lower()
     assert '"features_computed": 0' not in done.stdout
-    assert not (tmp_path / "t.shards").exists()  # the table is written
+    assert not (tmp_path / "t.csv.shards").exists()  # the table is written
     assert len(pd.read_csv(tmp_path / "t.csv")) == 400
 
 
