@@ -158,7 +158,7 @@ def score(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Threads that read images, of each process; actors of --engine ray."),
+        typer.Option(help="Threads that read images, a process; actors of --engine ray."),
     ] = None,
     engine: Engine = "local",
     address: Address = None,
