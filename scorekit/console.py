@@ -54,13 +54,14 @@ def progress(
             task = bar.add_task(what, total=total)
             yield lambda done, total: bar.update(task, completed=done, total=total)
     else:
-        yield _LogLines()
+        yield _LogLines("" if what == "scoring" else f"{what}: ")
 
 
 class _LogLines:
     """Progress for a log: a line every ten seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, head: str) -> None:
+        self._head = head
         self._start = self._last = 0.0
 
     def __call__(self, done: int, total: int) -> None:
@@ -72,7 +73,10 @@ class _LogLines:
         self._last = now
         rate = done / (now - self._start)
         left = (total - done) / rate
-        print(f"{done}/{total} rows, {rate:.1f} rows/s, {left:.0f} s left", file=sys.stderr)
+        print(
+            f"{self._head}{done}/{total} rows, {rate:.1f} rows/s, {left:.0f} s left",
+            file=sys.stderr,
+        )
 
 
 def _bar() -> Any:

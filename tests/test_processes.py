@@ -225,7 +225,12 @@ def _many_images(folder: Path, n: int) -> Path:
 def _start(command: list[str], tmp_path: Path) -> subprocess.Popen[str]:
     path = os.pathsep.join([str(poison.install(tmp_path / "site")), str(Path(__file__).parent)])
     return subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True
+        command,
+        env={**os.environ, "PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background may have been told to ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -555,7 +555,13 @@ def test_ended_from_outside_and_the_same_command_again(tmp_path: Path) -> None:
     kept: list[Path] = []
     for sent, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         process = subprocess.Popen(
-            run, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            run,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A test run in the background may have been told to ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         wait_for(lambda: set(tmp_path.glob("t.csv.shards/*/*.parquet")) > set(kept))  # noqa: B023
         process.send_signal(sent)
