@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,12 @@ from scorekit.backbones.spec import BackboneSpec
 from scorekit.cache import Cache, feature_key
 from scorekit.choose import parse_metrics
 from scorekit.explain import seen_box
-from scorekit.images import as_uint8, content_key
+from scorekit.images import as_uint8, content_key, read_bytes
 from scorekit.metric import BaseMetric
 from scorekit.metrics.clip4dm import WordMetric
 from scorekit.run import RunOptions
 from scorekit.table import EVIDENCE, ScoreTable
-from scorekit.types import Array, Extracted, InputError, Sample, UsageError
+from scorekit.types import Array, Extracted, ImageLike, InputError, Sample, UsageError
 
 MOST_WORDS = 3
 """Heat maps a row and metric: of its lowest misaligned words, or of the lowest word."""
@@ -76,7 +77,7 @@ def check_heat_maps(
     UsageError
         If no metric attributes words, or a backbone is no CLIP with a vision transformer.
     """
-    options = _on_one_device(options)
+    options = (options or RunOptions()).on_one_device()
     chosen = _word_metrics(parse_metrics(metrics, backbone))
     with options.open_cache() as cache:
         for metric in chosen.values():
@@ -136,7 +137,7 @@ def add_heat_maps(
     >>> table = score_samples(samples, "clip4dm@scenes-clip")  # doctest: +SKIP
     >>> add_heat_maps(table, samples, "clip4dm@scenes-clip").save("s.parquet")  # doctest: +SKIP
     """
-    options = _on_one_device(options)
+    options = (options or RunOptions()).on_one_device()
     check_heat_maps(metrics, backbone=backbone, options=options)
     chosen = _word_metrics(parse_metrics(metrics, backbone))
     evidence = list(table.frame.get(EVIDENCE, [""] * len(table)))
@@ -200,11 +201,6 @@ def _by_tower(
     return list(wanted.values())
 
 
-def _on_one_device(options: RunOptions | None) -> RunOptions:
-    options = options or RunOptions()
-    return replace(options, device=options.devices[0])
-
-
 def _word_metrics(metrics: Mapping[str, BaseMetric]) -> dict[str, WordMetric]:
     found = {name: metric for name, metric in metrics.items() if isinstance(metric, WordMetric)}
     if not found:
@@ -227,7 +223,11 @@ def _maps(
     handle = get_handle(metric.backbone, options)
     fingerprint = handle.info(cache).fingerprint
     text = hashlib.sha256(sample.text.encode()).hexdigest()
-    content = f"{content_key(sample.image)}:{text}"
+    # Read once: a file that changes meanwhile must not give its map to the old one's key.
+    image = sample.image
+    if isinstance(image, str | os.PathLike):
+        image = read_bytes(os.fspath(image))
+    content = f"{content_key(image)}:{text}"
     keys = {
         span: feature_key(
             fingerprint,
@@ -241,7 +241,7 @@ def _maps(
     missing = [span for span in spans if keys[span] not in found]
     counts.cached += len(spans) - len(missing)
     if missing:
-        made = _computed(sample, missing, metric, handle.model())
+        made = _computed(image, sample.text, missing, metric, handle.model())
         entries = [(keys[span], each) for span, each in zip(missing, made, strict=True)]
         cache.put_many(BackboneSpec.parse(metric.backbone).label, KIND, entries)
         counts.computed += len(entries)
@@ -250,16 +250,13 @@ def _maps(
 
 
 def _computed(
-    sample: Sample, spans: Sequence[Span], metric: WordMetric, model: Any
+    image: ImageLike, text: str, spans: Sequence[Span], metric: WordMetric, model: Any
 ) -> list[Extracted]:
     from scorekit.backbones.relevance import relevances_of
 
-    assert sample.text is not None
-    picture = Image.fromarray(as_uint8(sample.image))
+    picture = Image.fromarray(as_uint8(image))
     try:
-        maps = relevances_of(
-            model, picture, sample.text, spans, prefix=metric.prefix, last=metric.last
-        )
+        maps = relevances_of(model, picture, text, spans, prefix=metric.prefix, last=metric.last)
     except (UsageError, InputError):
         raise
     except Exception as error:  # whatever one image does, it costs its row alone

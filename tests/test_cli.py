@@ -14,27 +14,8 @@ from typing import Any
 import pytest
 from tiny import picture
 
-from scorekit import cli
 from scorekit.cache import FILE_NAME
 from scorekit.table import ScoreTable
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run the command line in this process; exit code, output, errors."""
-
-    def call(*arguments: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["scorekit", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "160")
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def test_the_main_job(run: Any, image_folder: Path, tiny_clip: str, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from transformers.models.clip import modeling_clip
 
 from scorekit.backbones.attributed import token_spans
 from scorekit.backbones.attribution import Attribution, attribute, tower_of
-from scorekit.backbones.handle import get_handle, unload_backbones
+from scorekit.backbones.handle import get_handle
 from scorekit.backbones.spec import BackboneOptions
 from scorekit.metrics._baselines import last_noun, leave_one_out, random_word, without_each
 from scorekit.metrics._words import judge_words, phrases_of, units_of, word_attributions, words_of
@@ -48,13 +48,7 @@ LONG = "one red circle and two blue square with three green triangle on the larg
 CAPTIONS = (*TEXTS, "tree", "a dog, asleep ... and a cat.")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    unload_backbones()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small_vit_b_32(folder: Path) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,8 @@ from PIL import Image, ImageDraw
 from tiny import make_clip, picture, save_tokenizer
 from transformers.models.clip import modeling_clip
 
-from scorekit import cli
 from scorekit.backbones.attribution import tower_of
-from scorekit.backbones.handle import get_handle, unload_backbones
+from scorekit.backbones.handle import get_handle
 from scorekit.backbones.relevance import (
     directions_of,
     patch_relevances,
@@ -41,30 +39,7 @@ TEXT = "a black star left of a circle, with three small yellow triangles"
 PREFIX = "A photo depicts "
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    unload_backbones()
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run the command line in this process; exit code, output, errors."""
-
-    def call(*arguments: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["scorekit", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def scenes(**options: Any) -> Any:

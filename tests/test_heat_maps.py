@@ -7,19 +7,17 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from scorekit import heat_maps
 from scorekit.backbones import relevance
-from scorekit.backbones.handle import get_handle, unload_backbones
+from scorekit.backbones.handle import get_handle
 from scorekit.cli import app
 from scorekit.explain import explain
 from scorekit.heat_maps import HEAT, add_heat_maps, check_heat_maps, chosen_words, compact
@@ -36,13 +34,7 @@ LOWEST = "clip4dm:mode=most_negative@scenes-clip"
 ALL = "clip4dm:eps=1@scenes-clip"  # every word is below it
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    unload_backbones()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def words_of(table: ScoreTable, metric: str = "clip4dm") -> list[list[dict[str, Any]]]:

@@ -51,13 +51,7 @@ def _fits() -> bool:
 needs_int8 = pytest.mark.skipif(not _fits(), reason="this CPU has no 8-bit dot products")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    unload_backbones()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

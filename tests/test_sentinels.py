@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ import pandas as pd
 import pytest
 from tiny import picture
 
-from scorekit import cli
 from scorekit.metric import BaseMetric
 from scorekit.run import RunOptions
 from scorekit.scenes.make_edits import make_edits
@@ -228,21 +226,6 @@ def test_what_cannot_be_ranked_is_one_clear_line(samples, metric, message, optio
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_edits(tmp_path_factory.mktemp("edits") / "set", 12, size=64).table
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    def call(*arguments: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["scorekit", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def test_clip_i_prefers_the_unedited_copy_and_clipscore_the_change(scenes, options):
