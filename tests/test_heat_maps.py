@@ -105,6 +105,27 @@ def test_a_second_run_computes_nothing(
     assert words_of(second) == words_of(first) and done == [(1, 2), (2, 2)]
 
 
+def test_a_file_that_changes_meanwhile_gives_no_map_to_the_old_one(
+    options: RunOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "a.png"
+    image.write_bytes(Path(IMAGE).read_bytes())
+    samples = samples_from([str(image)], [TEXT])
+    table = score_samples(samples, LOWEST, options=options)
+    content_key = heat_maps.content_key
+
+    def key_and_change(given: Any) -> str:
+        key = content_key(given)
+        image.write_bytes(Path(OTHER).read_bytes())
+        return key
+
+    monkeypatch.setattr(heat_maps, "content_key", key_and_change)
+    found = add_heat_maps(table, samples, LOWEST, options=options)
+    monkeypatch.undo()
+    _, expected = scored(samples_from([IMAGE], [TEXT]), LOWEST, RunOptions(cache=False))
+    assert words_of(found) == words_of(expected)
+
+
 def test_a_run_from_the_cache_loads_no_torch(tmp_path: Path) -> None:
     arguments = ["score", IMAGE, "--text", TEXT, "-m", LOWEST, "--heat-maps", "-q"]
     arguments += ["--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "t.csv")]
