@@ -149,13 +149,16 @@ def add_heat_maps(
             raise UsageError(f"the table has {n} rows of {name}, not {len(samples)}")
     counts = Counts()
     with options.open_cache() as cache:
+        names = {metric.backbone for metric in chosen.values()}
+        fingerprints = {name: get_handle(name, options).info(cache).fingerprint for name in names}
         for i, sample in enumerate(samples):
             # A sample at a time: as Python's lists, maps are several times as large as in JSON.
             rows = {rows_of[name][i]: metric for name, metric in chosen.items()}
             words = {row: json.loads(evidence[row]) for row in rows if evidence[row]}
             for each in _by_tower(rows, words):
                 try:
-                    maps = _maps(sample, each, options, cache, counts)
+                    fingerprint = fingerprints[each.metric.backbone]
+                    maps = _maps(sample, each, fingerprint, options, cache, counts)
                 except InputError as error:
                     counts.failed += 1
                     for row in {row for wants in each.places.values() for row, _ in wants}:
@@ -209,7 +212,12 @@ def _word_metrics(metrics: Mapping[str, BaseMetric]) -> dict[str, WordMetric]:
 
 
 def _maps(
-    sample: Sample, wanted: _Wanted, options: RunOptions, cache: Cache, counts: Counts
+    sample: Sample,
+    wanted: _Wanted,
+    fingerprint: str,
+    options: RunOptions,
+    cache: Cache,
+    counts: Counts,
 ) -> dict[Span, dict[str, Any]]:
     """A sample's heat maps, from the cache or computed.
 
@@ -220,8 +228,6 @@ def _maps(
     """
     assert sample.text is not None  # it has words
     metric, spans = wanted.metric, list(wanted.places)
-    handle = get_handle(metric.backbone, options)
-    fingerprint = handle.info(cache).fingerprint
     text = hashlib.sha256(sample.text.encode()).hexdigest()
     # Read once: a file that changes meanwhile must not give its map to the old one's key.
     image = sample.image
@@ -241,7 +247,9 @@ def _maps(
     missing = [span for span in spans if keys[span] not in found]
     counts.cached += len(spans) - len(missing)
     if missing:
-        made = _computed(image, sample.text, missing, metric, handle.model())
+        made = _computed(
+            image, sample.text, missing, metric, get_handle(metric.backbone, options).model()
+        )
         entries = [(keys[span], each) for span, each in zip(missing, made, strict=True)]
         cache.put_many(BackboneSpec.parse(metric.backbone).label, KIND, entries)
         counts.computed += len(entries)
