@@ -2,7 +2,8 @@
 
 The processes share the feature cache and take chunks as they finish their last ones. One that
 dies costs its rows a second try, in smaller and smaller parts: a row that kills a process by
-itself, twice, has failed, and no other has.
+itself, twice, has failed, and no other has. One that is killed while it loads is started anew,
+where another could load the same.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
@@ -31,6 +32,8 @@ from scorekit.types import Feature, InputError, Sample, UsageError
 AHEAD = 2  # one to compute, one to read
 PARTS = 8  # what a process died of is tried again in so many parts
 TRIES = 2  # of a row alone
+MAX_STILLBORN = 3
+"""So often a device's process may be killed while it loads what another has loaded."""
 MAX_DEATHS_IN_A_ROW = 8
 """So many deaths without a finished chunk between them are the machine's fault, not a row's."""
 
@@ -91,6 +94,7 @@ class ProcessRun:
         self._usage: dict[str, Any] = {}
         self._finished = self._deaths = 0
         self._ending = False
+        self._stillborn: Counter[str] = Counter()
         self._tries: dict[int, int] = {}
         self._todo: deque[Chunk] = deque()
         self._suspects: deque[Chunk] = deque()
@@ -255,8 +259,12 @@ class ProcessRun:
             return []
         how = _how(process.popen.returncode)
         self._deaths += 1
-        if not process.ready and not process.given:
-            raise UsageError(f"the process on {process.device} {how} while it started")
+        if not process.ready:
+            self._stillborn[process.device] += 1
+            # The checkpoint itself is sound if another could load it.
+            killed = process.popen.returncode < 0 and self.infos
+            if not killed or self._stillborn[process.device] == MAX_STILLBORN:
+                raise UsageError(f"the process on {process.device} {how} while it started")
         if self._deaths > MAX_DEATHS_IN_A_ROW:
             raise UsageError(
                 f"processes died {self._deaths} times on end, the last on {process.device} "

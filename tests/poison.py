@@ -3,7 +3,9 @@
 For tests of runs in several processes. ``poison:once/FOLDER`` kills one process in all and leaves
 a mark in FOLDER; ``poison:slow/FILE`` takes its time while FILE is there; ``poison:wide`` gives
 large features; ``poison:farewell`` dies when all is done; ``poison:late`` fails to load, after a
-while, on any device but ``cpu``; ``poison:twofaced`` is another model on each.
+while, on any device but ``cpu``; ``poison:twofaced`` is another model on each;
+``poison:stillborn/N/FOLDER`` is killed N times while it loads on any device but ``cpu``, once
+``cpu`` has begun, and ``cpu`` goes on after that.
 """
 
 from __future__ import annotations
@@ -37,7 +39,25 @@ def load(spec: Any, options: Any) -> Poison:
     if spec.name == "late" and options.device != "cpu":
         time.sleep(60)
         raise UsageError("too late")
+    word, _, rest = spec.name.partition("/")
+    if word == "stillborn" and options.device != "cpu":
+        _be_killed(int(rest.partition("/")[0]), Path(rest.partition("/")[2]))
     return Poison(spec.name, options.device)
+
+
+def _be_killed(times: int, folder: Path) -> None:
+    _wait_for(folder / "begun")
+    deaths = len(list(folder.glob("death*")))
+    if deaths < times:
+        (folder / f"death{deaths + 1}").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _wait_for(path: Path) -> None:
+    for _ in range(6000):
+        if path.exists():
+            return
+        time.sleep(0.01)
 
 
 class Poison:
@@ -69,6 +89,10 @@ class Poison:
         word, _, flag = self.name.partition("/")
         if word == "twofaced" or (word == "slow" and Path(flag).exists()):
             time.sleep(0.1)
+        if word == "stillborn":
+            times, _, folder = flag.partition("/")
+            (Path(folder) / "begun").touch()
+            _wait_for(Path(folder) / f"death{times}")
         return pixels.mean((0, 1)) + 1
 
     def _kills(self) -> bool:

@@ -126,6 +126,27 @@ def test_a_process_that_dies_once_costs_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("poisoned")
+def test_a_process_that_is_killed_while_it_loads_is_started_anew(tmp_path: Path) -> None:
+    samples = samples_from(images_with_red(40, set()), "some text")
+    options = RunOptions(cache=False, device="cpu,cpu:0")
+    name = f"poison:stillborn/2/{tmp_path}"
+    table = score_samples(samples, "clipscore", backbone=name, options=options)
+    assert (tmp_path / "death2").exists()
+    assert table.mean("clipscore").n == 40
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_a_process_that_never_loads_ends_the_run(tmp_path: Path) -> None:
+    samples = samples_from(images_with_red(40, set()), "some text")
+    options = RunOptions(cache=False, device="cpu,cpu:0")
+    name = f"poison:stillborn/9/{tmp_path}"
+    with pytest.raises(UsageError, match=r"on cpu:0 was ended by SIGKILL .* while it started"):
+        score_samples(samples, "clipscore", backbone=name, options=options)
+    assert len(list(tmp_path.glob("death*"))) == 3
+    assert children_of(os.getpid()) == []
+
+
+@pytest.mark.usefixtures("poisoned")
 def test_when_every_row_kills_the_run_ends() -> None:
     samples = samples_from(images_with_red(200, set(range(200))), "some text")
     with pytest.raises(UsageError, match=r"processes died 9 times on end, .*SIGKILL"):
