@@ -39,6 +39,7 @@ from scorekit.listing import (
 )
 from scorekit.prompts import TABLE_SUFFIXES, Table, read_table, require
 from scorekit.samples import samples_from
+from scorekit.saved_scores import folder_of_images, samples_of
 from scorekit.types import PathLike, UsageError
 from scorekit.within import Fence
 
@@ -64,7 +65,10 @@ def read_samples(
     used; a finding says where the folder holds several.
 
     A table with an ``image`` column has a row an image; in a folder, its paths are relative to
-    the folder. A prompts table with ``item`` and no ``image`` is joined by item: the image
+    the folder. A table of scores has one a sample and metric: each sample is listed once, without
+    its scores, and its paths may be relative to the current folder, as they were in that run.
+
+    A prompts table with ``item`` and no ``image`` is joined by item: the image
     ``<system>/<item>.png``, or where there is no such item ``<system>/<item>_0.png`` or
     ``<system>/<item>/0.png``.
 
@@ -124,8 +128,7 @@ def _list(
     if suffix in TABLE_SUFFIXES:
         if prompts is not None:
             raise UsageError(f"--prompts goes with a folder of images, and {root} is a table")
-        listing = _from_table(root, text, system)
-        return listing if fence else with_outside(listing, os.path.dirname(root))
+        return _from_table(root, text, system, fence)
     if suffix in IMAGE_SUFFIXES:
         if prompts is not None:
             raise UsageError(f"--prompts goes with a folder of images, and {root} is one image")
@@ -168,12 +171,13 @@ def _there(path: str) -> bool:
         raise UsageError(f"can't read {path}: {error.strerror}") from None
 
 
-def _from_table(path: str, text: str | None, system: str | None) -> Listing:
-    table = read_table(path)
+def _from_table(path: str, text: str | None, system: str | None, fence: Fence | None) -> Listing:
+    table, base = read_table(path), os.path.dirname(path)
+    if (scored := samples_of(table)) is not None:
+        table, base = scored, folder_of_images(scored, base)
     # Answers that a file holds are of an item and a system: no image need be at hand.
     require(table, "image", "item")
     found = Findings()
-    base = os.path.dirname(path)
     has_text = "text" in table
     if "image" in table or text is not None:
         has_text = _check_text_column(table, text)
@@ -181,7 +185,8 @@ def _from_table(path: str, text: str | None, system: str | None) -> Listing:
     if text is not None:
         for row in rows:
             row.text = text
-    return finish(rows, found, source=path, texts_expected=has_text)
+    listing = finish(rows, found, source=path, texts_expected=has_text)
+    return listing if fence else with_outside(listing, base)
 
 
 def _check_text_column(table: Table, text: str | None = None) -> bool:
