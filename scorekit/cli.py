@@ -193,7 +193,7 @@ def score(
 
     silence_pil()
     if out is not None:
-        check_writable(out)
+        check_writable(out, path, prompts)
     if spreadsheet_safe:
         check_delimited("" if out is None else out)
     if report is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -86,3 +87,20 @@ def test_a_table_that_lacks_a_column_is_taken_as_it_stands(scored: ScoreTable) -
     samples = read_samples("scores.csv").samples
     assert len(samples) == 8 * scored.frame["metric"].nunique()
     assert samples[0].meta["metric"] == "clipscore"
+
+
+def test_a_run_does_not_write_over_what_it_scores(
+    scored: ScoreTable, run: Callable[..., tuple[int, str, str]], tiny_clip: str
+) -> None:
+    scored.save("scores.csv")
+    Path("link.csv").symlink_to("scores.csv")
+    before = Path("scores.csv").read_bytes()
+    for out in ("scores.csv", "./scores.csv", "link.csv"):
+        code, _, said = run("score", "scores.csv", "--backbone", tiny_clip, "--out", out)
+        assert code == 2
+        assert f"{out} is what is scored; write the scores to another file" in said
+    prompts = "images/prompts.csv"
+    given = ("score", "images", "--prompts", prompts, "--out", prompts, "--backbone", tiny_clip)
+    assert run(*given)[0] == 2
+    assert Path("scores.csv").read_bytes() == before
+    assert not Path(f"{prompts}.json").exists()
