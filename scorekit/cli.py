@@ -193,7 +193,7 @@ def score(
 
     silence_pil()
     if out is not None:
-        check_writable(out, path, prompts)
+        check_writable(out)
     if spreadsheet_safe:
         check_delimited("" if out is None else out)
     if report is not None:
@@ -231,6 +231,8 @@ def score(
     listing = read_samples(
         path, prompts=prompts, text=text, system=system, images_within=images_within
     )
+    if out is not None:
+        listing.check_apart(out)
     console.print_findings(listing.findings)
     if strict and (amiss := [f for f in listing.findings if f.kind != OUTSIDE]):
         raise UsageError(f"{len(amiss)} findings above, and --strict was asked for")

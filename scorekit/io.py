@@ -185,8 +185,8 @@ def _from_table(path: str, text: str | None, system: str | None, fence: Fence | 
     if text is not None:
         for row in rows:
             row.text = text
-    listing = finish(rows, found, source=path, texts_expected=has_text)
-    return listing if fence else with_outside(listing, base)
+    listing = finish(rows, found, source=path, texts_expected=has_text, tables=[path])
+    return listing if fence else with_outside(listing, os.path.dirname(path))
 
 
 def _check_text_column(table: Table, text: str | None = None) -> bool:
@@ -296,6 +296,7 @@ def _from_folder(
     layout = Layout.of(root, system)
     sidecars = folder.sidecars()
     has_text, hint, source = True, "", root
+    tables: list[str] = []
     unused = len(folder.texts)
     if text is None and prompts is None and not (folder.prompts or folder.metadata):
         hint = "" if sidecars else " (there is no prompts file and no text file beside an image)"
@@ -314,11 +315,12 @@ def _from_folder(
         table = read_table(file) if there else _no_prompts(file)
         has_text = _check_text_column(table)
         rows = _rows_in_folder(table, folder, layout, system, found)
-        source = f"{root}, prompts from {file}"
+        source, tables = f"{root}, prompts from {file}", [file]
     else:
         report_several(folder, sidecars, found)
         rows = _rows_of_metadata(folder, layout, system, found)
-        source = f"{root}, prompts from {folder.path(folder.metadata[0])}"
+        tables = [folder.path(name) for name in folder.metadata]
+        source = f"{root}, prompts from {tables[0]}"
     if text is None and prompts is None and sidecars and (folder.prompts or folder.metadata):
         compare_sidecars(folder, sidecars, rows, found)
     report_folder(folder, found)
@@ -335,6 +337,7 @@ def _from_folder(
         ignored=folder.ignored + unused,
         texts_expected=has_text,
         hint=hint,
+        tables=tables,
     )
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from scorekit import remote
 from scorekit.folders import Folder, Layout, clean, same_name
-from scorekit.types import ImageLike, Sample
+from scorekit.interrupts import partial_of
+from scorekit.types import ImageLike, PathLike, Sample, UsageError
 from scorekit.within import Fence, outside
 
 EXAMPLES = 3
@@ -63,16 +64,35 @@ class Listing:
         Where images and prompts came from, for the run record.
     ignored : int
         Files of a folder that are neither images nor prompts.
+    tables : tuple of str
+        The files of rows that were read.
     """
 
     samples: list[Sample]
     findings: list[Finding]
     source: str
     ignored: int = 0
+    tables: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The findings as plain lines."""
         return [str(finding) for finding in self.findings]
+
+    def check_apart(self, out: PathLike) -> None:
+        """Refuse a table of scores that would be written over what was read.
+
+        Raises
+        ------
+        UsageError
+        """
+        written = [_real(path) for path in (out, partial_of(out)) if path is not None]
+        if not set(map(_real, self.tables)).isdisjoint(written):
+            raise UsageError(f"{out} is what is scored; write the scores to another file")
+
+
+def _real(path: PathLike) -> str:
+    place = remote.located(path)
+    return place if remote.is_url(place) else os.path.realpath(place)
 
 
 @dataclass(slots=True)
@@ -104,6 +124,7 @@ def finish(
     ignored: int = 0,
     texts_expected: bool = True,
     hint: str = "",
+    tables: Sequence[str] = (),
 ) -> Listing:
     """Drop duplicates, number the images of one system for one item, report the rest."""
     kept: list[Row] = []
@@ -144,7 +165,7 @@ def finish(
         Sample(row.item, row.system, row.text, row.image, index=index, **row.more)
         for row, index in zip(kept, _indices(kept, found), strict=True)
     ]
-    return Listing(samples, list(found), source, ignored)
+    return Listing(samples, list(found), source, ignored, tuple(tables))
 
 
 def _indices(rows: Sequence[Row], found: Findings) -> list[int]:

@@ -345,19 +345,13 @@ def recipe_differences(a: Signature, b: Signature) -> list[str]:
     return _without_counts(a).differences(_without_counts(b))
 
 
-def check_writable(path: PathLike, *read: PathLike | None) -> None:
+def check_writable(path: PathLike) -> None:
     """Refuse a target that a long run could not be written to at its end.
-
-    Parameters
-    ----------
-    path : path
-    *read : path, optional
-        What the run reads and must not lose to its own table.
 
     Raises
     ------
     UsageError
-        If the suffix is unknown, the folder is missing or not writable, or it is one of `read`.
+        If the suffix is unknown, or the folder is missing or not writable.
     """
     place = remote.located(path)
     _check_suffix(place)
@@ -365,12 +359,6 @@ def check_writable(path: PathLike, *read: PathLike | None) -> None:
         remote.check_writable(place)
     else:
         check_folder(Path(place))
-    if any(_real(place) == _real(remote.located(each)) for each in read if each is not None):
-        raise UsageError(f"{path} is what is scored; write the scores to another file")
-
-
-def _real(place: str) -> str:
-    return place if remote.is_url(place) else os.path.realpath(place)
 
 
 def _check_suffix(path: PathLike) -> None:

@@ -94,13 +94,28 @@ def test_a_run_does_not_write_over_what_it_scores(
 ) -> None:
     scored.save("scores.csv")
     Path("link.csv").symlink_to("scores.csv")
-    before = Path("scores.csv").read_bytes()
-    for out in ("scores.csv", "./scores.csv", "link.csv"):
-        code, _, said = run("score", "scores.csv", "--backbone", tiny_clip, "--out", out)
+    scored.save("next.partial.csv")
+    shutil.copytree("images", "meta")
+    Path("meta/prompts.csv").rename("meta/metadata.csv")
+    files = ["scores.csv", "next.partial.csv", "images/prompts.csv", "meta/metadata.csv"]
+    before = [Path(file).read_bytes() for file in files]
+    for source, out in [
+        *[("scores.csv", name) for name in ("scores.csv", "./scores.csv", "link.csv")],
+        ("next.partial.csv", "next.csv"),  # whose partial table a finished run removes
+        ("images", "images/prompts.csv"),
+        ("meta", "meta/metadata.csv"),
+    ]:
+        code, _, said = run("score", source, "--backbone", tiny_clip, "--out", out)
         assert code == 2
         assert f"{out} is what is scored; write the scores to another file" in said
-    prompts = "images/prompts.csv"
-    given = ("score", "images", "--prompts", prompts, "--out", prompts, "--backbone", tiny_clip)
-    assert run(*given)[0] == 2
-    assert Path("scores.csv").read_bytes() == before
-    assert not Path(f"{prompts}.json").exists()
+    prompts = ("--prompts", "images/prompts.csv", "--out", "images/prompts.csv")
+    assert run("score", "images", *prompts, "--backbone", tiny_clip)[0] == 2
+    assert [Path(file).read_bytes() for file in files] == before
+    assert not Path("images/prompts.csv.json").exists()
+
+
+def test_rows_of_a_table_of_scores_that_leave_its_folder_are_told(scored: ScoreTable) -> None:
+    Path("runs").mkdir()
+    scored.save("runs/scores.csv")
+    (finding,) = read_samples("runs/scores.csv").findings
+    assert (finding.kind, finding.count) == ("outside_folder", 8)
