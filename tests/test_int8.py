@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -333,6 +335,22 @@ def test_a_loaded_model_is_on_the_cpu(tiny: str, monkeypatch: pytest.MonkeyPatch
     unload_backbones()
     with pytest.raises(UsageError, match="not for meta"):
         get_handle(tiny, INT8).model()
+
+
+@needs_int8
+@pytest.mark.parametrize("isa", ["SSE41", "AVX2", "AVX512_CORE"])
+def test_a_machine_without_dot_products(isa: str) -> None:
+    """As oneDNN computes on one: it adds in 16 bits."""
+    code = (
+        "import torch; from scorekit.backbones import int8; int8.check_machine(torch.device('cpu'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": isa},
+        capture_output=True,
+        text=True,
+    )
+    assert "UsageError: --dtype int8 needs a CPU with 8-bit dot products" in done.stderr
 
 
 @pytest.mark.parametrize("fails", ["saturates", "is missing"])

@@ -38,13 +38,15 @@ def check_machine(device: torch.device) -> None:
     """
     if device.type != "cpu":
         raise UsageError(f"--dtype int8 is for the CPU, not for {device.type}: add --device cpu")
-    extreme = torch.full((3, 4 * 64), float(LEVELS))
+    # Two products of the highest level, 255, are more than 16 bits hold; of the lowest, 1, never.
+    rows = torch.full((3, 256), float(LEVELS))
+    rows[1] *= -1
     try:
         with torch.no_grad():
-            found = Int8Product(extreme, None)(*round_rows(-extreme))
+            found = Int8Product(rows, None)(*round_rows(rows))
     except (AttributeError, RuntimeError, NotImplementedError):
         found = torch.zeros(())  # torch without oneDNN, or another release of its operators
-    if not torch.equal(found, torch.full((3, 3), -256.0 * LEVELS**2)):
+    if not torch.equal(found, rows @ rows.T):
         raise UsageError(
             "--dtype int8 needs a CPU with 8-bit dot products (x86-64 with VNNI) and a torch that "
             "uses them through oneDNN; leave it out here"
