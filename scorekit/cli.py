@@ -56,6 +56,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; a mistake of use is one line and exit code 2."""
     warnings.showwarning = _show_warning
+    _shown.clear()
     try:
         app()
     except UsageError as error:
@@ -402,8 +403,13 @@ app.add_typer(scenes_cli.app, name="scenes")
 app.add_typer(cache_cli.app, name="cache")
 
 
+_shown: set[str] = set()
+
+
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    if str(message) not in _shown:  # processes may tell of what this one has found as well
+        _shown.add(str(message))
+        print(f"warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

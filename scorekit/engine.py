@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from scorekit.cache import FILE_NAME, Cache, FeatureCache
 from scorekit.types import Feature, Sample, UsageError
 
 if TYPE_CHECKING:
     from scorekit.backbones.handle import BackboneInfo
-    from scorekit.cache import Cache
     from scorekit.chunks import Chunk, Counts
     from scorekit.run import RunOptions
 
@@ -87,7 +88,17 @@ def open_engine(
     if len(options.devices) > 1:
         from scorekit.processes import ProcessRun
 
-        return ProcessRun(needs, options, on_progress=on_progress)
+        return ProcessRun(needs, _sharing(cache, options), on_progress=on_progress)
     from scorekit.features import FeatureRun
 
     return FeatureRun(needs, options, cache, workers=options.workers, on_progress=on_progress)
+
+
+def _sharing(cache: Cache, options: RunOptions) -> RunOptions:
+    """Options by which another process opens this one's cache, a temporary one as well.
+
+    One that is killed could not remove a temporary folder of its own.
+    """
+    if isinstance(cache, FeatureCache) and cache.path.name == FILE_NAME:
+        return replace(options, cache=cache.path.parent)
+    return options  # there was no room for a file

@@ -3,7 +3,8 @@
 The processes share the feature cache and take chunks as they finish their last ones. One that
 dies costs its rows a second try, in smaller and smaller parts: a row that kills a process by
 itself, twice, has failed, and no other has. One that is killed while it loads is started anew,
-where another could load the same.
+where another could load the same. They share the limits of endpoints, and what several of them
+warn of is said once.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import signal
 import socket
 import subprocess
 import sys
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from scorekit.backbones.endpoint_client import Settings
 from scorekit.backbones.handle import BackboneInfo
 from scorekit.backbones.spec import BackboneSpec
 from scorekit.chunks import Chunk, Counts, chunk_size, union_of
@@ -42,6 +45,7 @@ MAX_DEATHS_IN_A_ROW = 8
 class _Process:
     """One process and the chunks that it has been given."""
 
+    place: int
     device: str
     popen: subprocess.Popen[bytes]
     connection: Connection
@@ -92,6 +96,7 @@ class ProcessRun:
         self._on_progress = on_progress or (lambda done: None)
         self._devices: dict[str, None] = {}
         self._usage: dict[str, Any] = {}
+        self._warned: set[str] = set()
         self._finished = self._deaths = 0
         self._ending = False
         self._stillborn: Counter[str] = Counter()
@@ -100,8 +105,8 @@ class ProcessRun:
         self._suspects: deque[Chunk] = deque()
         self._processes: list[_Process] = []
         try:
-            for device in options.devices:
-                self._processes.append(self._start(device))
+            for place in range(len(options.devices)):
+                self._processes.append(self._start(place))
             while not any(process.ready for process in self._processes):
                 self._hear_all()
         except BaseException:
@@ -154,20 +159,22 @@ class ProcessRun:
         most = chunk_size(self._needs, self._options, on_cpu=not cuda)
         return max(self._options.batch_size or 1, min(most, -(-n // (4 * len(self._processes)))))
 
-    def _start(self, device: str) -> _Process:
-        """Start a process; not by `multiprocessing`, which would run the caller's script again."""
+    def _start(self, place: int, *, load: bool = False) -> _Process:
+        """Start the process of a device; `load` if it is to load its models before it is ready."""
         ours, theirs = socket.socketpair()
         with theirs:
+            # Not by `multiprocessing`, which would run the caller's script again.
             popen = subprocess.Popen(
                 [sys.executable, "-P", "-m", "scorekit.device_worker", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env=self._environment(),
+                env=self._environment(place),
                 start_new_session=True,  # Ctrl-C is for the run to handle
             )
-        process = _Process(device, popen, Connection(ours.detach()))
+        device = self._options.devices[place]
+        process = _Process(place, device, popen, Connection(ours.detach()))
         options = replace(self._options, device=device, workers=self._readers())
-        process.send((self._needs, options))
+        process.send((self._needs, options, load))
         return process
 
     def _readers(self) -> int:
@@ -176,8 +183,10 @@ class ProcessRun:
             return self._options.workers
         return max(1, min(8, (os.cpu_count() or 1) // len(self._options.devices)))
 
-    def _environment(self) -> dict[str, str]:
-        out = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    def _environment(self, place: int) -> dict[str, str]:
+        path = os.pathsep.join(filter(None, sys.path))
+        shares = _endpoint_shares(place, len(self._options.devices))
+        out = {**os.environ, **shares, "PYTHONPATH": path}
         sharing = sum(name == "auto" or name[:3] == "cpu" for name in self._options.devices)
         if sharing > 1:
             out.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // sharing)))
@@ -237,6 +246,11 @@ class ProcessRun:
             self._devices.update(dict.fromkeys(filter(None, [device])))
             self._usage = sum_of(self._usage, usage)
             self._dismiss(process)
+        elif what == "warn":
+            category, text = rest
+            if text not in self._warned:
+                self._warned.add(text)
+                warnings.warn(text, category, stacklevel=2)
         elif what == "usage":
             raise UsageError(rest[0])
         else:
@@ -283,12 +297,27 @@ class ProcessRun:
             else:
                 error = InputError("failed", f"the process that scored this row {how}, twice")
                 given_up.append(replace(chunk, features={n: [error] for n in self._needs}))
-        self._processes.append(self._start(process.device))
+        # A model that the cache knows of is else loaded when the first row wants it, and a row
+        # would be blamed where loading kills.
+        self._processes.append(self._start(process.place, load=True))
         return given_up
 
 
 def _fingerprints(infos: Mapping[str, BackboneInfo]) -> dict[str, str]:
     return {name: info.fingerprint for name, info in infos.items()}
+
+
+def _endpoint_shares(place: int, n: int) -> dict[str, str]:
+    """The part of a run's limits that the process in this place, of `n`, has for endpoints."""
+    try:
+        settings = Settings.from_environment()
+    except UsageError:  # for a process to say that asks an endpoint
+        return {}
+    share = settings.concurrency // n + (place < settings.concurrency % n)
+    out = {"SCOREKIT_ENDPOINT_CONCURRENCY": str(max(1, share))}
+    if settings.rpm is not None:
+        out["SCOREKIT_ENDPOINT_RPM"] = str(settings.rpm / n)
+    return out
 
 
 def _how(code: int) -> str:

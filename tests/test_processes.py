@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +22,59 @@ import pytest
 from PIL import Image
 from tiny import TEXTS, picture
 
+from scorekit.cache import FeatureCache
+from scorekit.device_worker import Line
+from scorekit.engine import open_engine
 from scorekit.io import read_samples, samples_from
 from scorekit.processes import ProcessRun, sum_of
 from scorekit.run import RunOptions, score_samples
 from scorekit.types import UsageError, image_embedding
 
 TWO = RunOptions(cache=False, device="cpu,cpu")
+Ours = Callable[[], set[int]]
 
 
 def assert_same(a: Any, b: Any) -> None:
     """Two tables that differ in their record and in rounding alone."""
-    pd.testing.assert_frame_equal(a.frame, b.frame, check_exact=False, rtol=0, atol=1e-6)
+    pd.testing.assert_frame_equal(a.frame, b.frame, check_exact=False, rtol=0, atol=1e-5)
     assert a.signatures == b.signatures
 
 
-def children_of(pid: int) -> list[int]:
-    found = []
+def children_of(pid: int) -> set[int]:
+    found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             stat = (folder / "stat").read_text()
         except OSError:
             continue
         if int(stat.rpartition(")")[2].split()[1]) == pid:
-            found.append(int(folder.name))
+            found.add(int(folder.name))
     return found
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(line.split("=", 1) for line in lines if line)
+
+
+@pytest.fixture
+def ours() -> Ours:
+    """The processes that the test has started; other tests may have left helpers behind."""
+    before = children_of(os.getpid())
+    return lambda: children_of(os.getpid()) - before
 
 
 @pytest.fixture
 def poisoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(poison.install(tmp_path / "site")))
+
+
+def install_family(site: Path, name: str, code: str) -> str:
+    """A family beside poison's, of this code; its name."""
+    (site / f"{name}.py").write_text(code)
+    with (site / "poison-1.0.dist-info" / "entry_points.txt").open("a") as file:
+        file.write(f"{name} = {name}:load\n")
+    return name
 
 
 def images_with_red(n: int, red: set[int]) -> list[Image.Image]:
@@ -95,6 +123,35 @@ def test_they_share_the_cache(image_folder: Path, tiny_clip: str, tmp_path: Path
 
 
 @pytest.mark.usefixtures("poisoned")
+def test_a_temporary_cache_is_shared_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with FeatureCache(None) as cache:
+        run = open_engine([image_embedding("poison:x")], TWO, cache)
+        next(run.chunks(samples_from(images_with_red(40, set()), TEXTS[0])))
+        assert cache.info().entries >= 5  # a chunk's
+        run.close()  # as after Ctrl-C: the processes are killed
+        assert list(tmp_path.glob("scorekit-*")) == [cache.path.parent]
+    assert list(tmp_path.glob("scorekit-*")) == []
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_without_room_for_a_temporary_file_the_processes_keep_to_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/self")
+    with FeatureCache(None) as cache:
+        assert str(cache.path) == ":memory:"
+        run = open_engine([image_embedding("poison:x")], TWO, cache)
+        list(run.chunks(samples_from(images_with_red(5, set()), TEXTS[0])))
+    assert run.counts.computed == 5
+    assert list(tmp_path.glob("*.sqlite*")) == []
+
+
+@pytest.mark.usefixtures("poisoned")
 def test_a_row_that_kills_its_process_costs_that_row() -> None:
     samples = samples_from(images_with_red(40, {0, 17}), "some text")
     told: list[tuple[int, int]] = []
@@ -136,22 +193,133 @@ def test_a_process_that_is_killed_while_it_loads_is_started_anew(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("poisoned")
-def test_a_process_that_never_loads_ends_the_run(tmp_path: Path) -> None:
+def test_a_process_that_never_loads_ends_the_run(tmp_path: Path, ours: Ours) -> None:
     samples = samples_from(images_with_red(40, set()), "some text")
     options = RunOptions(cache=False, device="cpu,cpu:0")
     name = f"poison:stillborn/9/{tmp_path}"
     with pytest.raises(UsageError, match=r"on cpu:0 was ended by SIGKILL .* while it started"):
         score_samples(samples, "clipscore", backbone=name, options=options)
     assert len(list(tmp_path.glob("death*"))) == 3
-    assert children_of(os.getpid()) == []
+    assert ours() == set()
+
+
+RECALLED = """
+from dataclasses import replace
+import poison
+from scorekit.backbones.handle import state_of
+
+def load(spec, options):
+    model = poison.load(spec, options)
+    model.info = replace(model.info, files=(state_of(__file__),))
+    return model
+"""
+"""As poison, with a file: a later process takes from the cache what is known of the model."""
 
 
 @pytest.mark.usefixtures("poisoned")
-def test_when_every_row_kills_the_run_ends() -> None:
+def test_no_row_is_blamed_where_loading_what_the_cache_knows_kills(
+    tmp_path: Path, ours: Ours
+) -> None:
+    name = install_family(tmp_path / "site", "recalled", RECALLED)
+    samples = samples_from(images_with_red(40, set()), "some text")
+    options = RunOptions(cache=tmp_path / "cache", device="cpu,cpu:0")
+    with pytest.raises(UsageError, match=r"on cpu:0 was ended by SIGKILL .* while it started"):
+        score_samples(
+            samples, "clipscore", backbone=f"{name}:stillborn/9/{tmp_path}", options=options
+        )
+    assert ours() == set()
+
+
+LOUD = """
+import warnings
+import poison
+
+class Ours(FutureWarning):
+    pass
+
+class Loud(poison.Poison):
+    def prepare(self, feature, image):  # on a thread that reads
+        warnings.warn("too bright")
+        return super().prepare(feature, image)
+
+    def extract(self, feature, inputs, *, batch_size=None):
+        warnings.warn("gone in the next release", Ours)
+        return super().extract(feature, inputs)
+
+def load(spec, options):
+    warnings.simplefilter("always")
+    return Loud(spec.name, options.device)
+"""
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_what_several_processes_warn_of_is_said_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = install_family(tmp_path / "site", "loud", LOUD)
+    (tmp_path / "file").touch()
+    samples = samples_from(images_with_red(12, set()), "some text")
+    options = RunOptions(cache=tmp_path / "file", device="cpu,cpu")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        table = score_samples(samples, "clipscore", backbone=f"{name}:x", options=options)
+    assert table.mean("clipscore").n == 12
+    said = sorted((str(w.message).partition(" (")[0], w.category) for w in caught)
+    assert said == [
+        ("gone in the next release", FutureWarning),
+        (f"no cache at {tmp_path / 'file'}", UserWarning),
+        ("too bright", UserWarning),
+    ]
+    assert capfd.readouterr().err == ""
+    assert table.run["arguments"]["cache"] == str(tmp_path / "file")
+
+
+class _Slow:
+    """A connection that takes its time, and has a finalizer warn meanwhile."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.under_way = 0
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def send_bytes(self, data: bytes) -> None:
+        self.under_way += 1
+        assert self.under_way == 1
+        self.meanwhile()
+        time.sleep(0.001)
+        self.sent.append(pickle.loads(data))
+        self.under_way -= 1
+
+
+def test_messages_of_several_threads_are_sent_one_after_another() -> None:
+    connection = _Slow()
+    line = Line(connection)  # type: ignore[arg-type]
+    finalizer = iter(range(20))
+
+    def warn() -> None:
+        if next(finalizer, None) is not None:
+            line.say("amid", "another")
+
+    connection.meanwhile = warn
+    threads = [
+        threading.Thread(target=lambda i=i: [line.say(i, k) for k in range(20)])  # type: ignore[misc]
+        for i in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert connection.sent.count(("amid", "another")) == 20
+    for i in range(4):
+        assert [k for who, k in connection.sent if who == i] == list(range(20))
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_when_every_row_kills_the_run_ends(ours: Ours) -> None:
     samples = samples_from(images_with_red(200, set(range(200))), "some text")
     with pytest.raises(UsageError, match=r"processes died 9 times on end, .*SIGKILL"):
         score_samples(samples, "clipscore", backbone="poison:all", options=TWO)
-    assert children_of(os.getpid()) == []
+    assert ours() == set()
 
 
 @pytest.mark.parametrize(
@@ -163,8 +331,9 @@ def test_when_every_row_kills_the_run_ends() -> None:
         ("cpu,cpu", "hf:./no-such-folder", "no-such-folder"),
     ],
 )
-def test_mistakes_are_one_line(device: str, backbone: str, said: str) -> None:
-    samples = samples_from([picture(i) for i in range(40)], TEXTS[0])
+def test_mistakes_are_one_line(device: str, backbone: str, said: str, ours: Ours) -> None:
+    # So many that the other device is not done with them before this one is complained of.
+    samples = samples_from([picture(i) for i in range(2000)], TEXTS[0])
 
     def run() -> None:
         options = RunOptions(cache=False, device=device)
@@ -172,7 +341,7 @@ def test_mistakes_are_one_line(device: str, backbone: str, said: str) -> None:
 
     with pytest.raises(UsageError, match=said):
         run()
-    assert children_of(os.getpid()) == []
+    assert ours() == set()
 
 
 def test_a_process_that_dies_at_once_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,13 +350,13 @@ def test_a_process_that_dies_at_once_is_a_line(monkeypatch: pytest.MonkeyPatch) 
         ProcessRun([image_embedding("scenes-clip")], TWO)
 
 
-def test_processes_end_when_the_table_is_given_up(tiny_clip: str) -> None:
+def test_processes_end_when_the_table_is_given_up(tiny_clip: str, ours: Ours) -> None:
     run = ProcessRun([image_embedding(tiny_clip)], TWO)
     chunks = run.chunks(samples_from([picture(i) for i in range(40)], TEXTS[0]))
     next(chunks)
-    assert len(children_of(os.getpid())) == 2
+    assert len(ours()) == 2
     run.close()
-    assert children_of(os.getpid()) == []
+    assert ours() == set()
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -201,21 +370,21 @@ def test_both_sides_may_have_much_to_say() -> None:
 
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("name", ["farewell", "late"])
-def test_what_happens_after_the_last_row_costs_nothing(name: str) -> None:
+def test_what_happens_after_the_last_row_costs_nothing(name: str, ours: Ours) -> None:
     samples = samples_from(images_with_red(12, set()), "some text")
     options = RunOptions(cache=False, device="cpu,cpu:0")
     table = score_samples(samples, "clipscore", backbone=f"poison:{name}", options=options)
     assert table.mean("clipscore").n == 12
-    assert children_of(os.getpid()) == []
+    assert ours() == set()
 
 
 @pytest.mark.usefixtures("poisoned")
-def test_two_models_of_one_name_make_no_table() -> None:
+def test_two_models_of_one_name_make_no_table(ours: Ours) -> None:
     samples = samples_from(images_with_red(3000, set()), "some text")
     options = RunOptions(cache=False, device="cpu,cpu:0")
     with pytest.raises(UsageError, match="loaded another checkpoint than the first"):
         score_samples(samples, "clipscore", backbone="poison:twofaced", options=options)
-    assert children_of(os.getpid()) == []
+    assert ours() == set()
 
 
 def test_modules_in_the_working_folder_are_not_run(
@@ -256,8 +425,8 @@ def _start(command: list[str], tmp_path: Path) -> subprocess.Popen[str]:
     )
 
 
-def _wait_for_children(pid: int) -> list[int]:
-    for _ in range(600):
+def _wait_for_children(pid: int) -> set[int]:
+    for _ in range(2400):
         if len(found := children_of(pid)) == 2:
             time.sleep(2)
             return found
@@ -307,3 +476,23 @@ def test_use_of_endpoints_is_added_up() -> None:
     assert sum_of(b, a)["x"] == {"cost": None}
     refused = [{"not_accepted": ["seed"]}, {"not_accepted": ["logprobs"]}]
     assert sum_of(*refused) == {"not_accepted": ["logprobs", "seed"]}
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize(
+    ("concurrency", "shares"),
+    [("", [2, 3, 3]), ("4", [1, 1, 2]), ("2", [1, 1, 1]), ("0", [0] * 3), ("2.5", [2.5] * 3)],
+)
+def test_the_limits_of_endpoints_are_the_runs(
+    concurrency: str, shares: list[float], monkeypatch: pytest.MonkeyPatch, ours: Ours
+) -> None:
+    """Each process asks at least one at a time; who asks complains of what makes no sense."""
+    monkeypatch.setenv("SCOREKIT_ENDPOINT_CONCURRENCY", concurrency)
+    monkeypatch.setenv("SCOREKIT_ENDPOINT_RPM", "30")
+    options = RunOptions(cache=False, device="cpu,cpu,cpu")
+    run = ProcessRun([image_embedding("poison:x")], options)
+    told = [environment_of(pid) for pid in ours()]
+    run.close()
+    assert sorted(float(env["SCOREKIT_ENDPOINT_CONCURRENCY"]) for env in told) == shares
+    sound = concurrency not in ("0", "2.5")
+    assert [env["SCOREKIT_ENDPOINT_RPM"] for env in told] == ["10.0" if sound else "30"] * 3
