@@ -13,16 +13,37 @@ from tiny import TEXTS, make_clip, picture
 
 # No test may reach a hub by accident, nor touch the user's own cache.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# What they assert are numbers of the CPU, whatever stands beside it.
+GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# Typer and rich write colours and widths as these say, and a build server sets some of them.
+for name in ("FORCE_COLOR", "NO_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TERM", "COLUMNS"):
+    os.environ.pop(name, None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if "hub" in (config.getoption("-m") or "") and "not hub" not in config.getoption("-m"):
         os.environ.pop("HF_HUB_OFFLINE", None)
+        if GPUS is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = GPUS
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _environment_of_a_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """A cache of its own; no checkpoints of a hub and no proxies, as this machine may have."""
+    from huggingface_hub import constants
+
     monkeypatch.setenv("SCOREKIT_CACHE", str(tmp_path / "user-cache"))
+    if request.node.get_closest_marker("hub") is not None:
+        return
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -122,7 +143,7 @@ def endpoint_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from scorekit.backbones import endpoint_client
     from scorekit.backbones.handle import unload_backbones
 
-    for name in ("OPENAI_BASE_URL", "SCOREKIT_API_KEY", "http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+    for name in ("OPENAI_BASE_URL", "SCOREKIT_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     for name in VARIABLES:
         monkeypatch.delenv(f"SCOREKIT_ENDPOINT_{name}", raising=False)

@@ -479,7 +479,7 @@ def test_options_are_checked() -> None:
 
 def test_gradients_reach_the_images(tiny_clip: str) -> None:
     model = get_handle(tiny_clip).model()
-    x = torch.rand(2, 3, 40, 48, requires_grad=True)
+    x = torch.rand(2, 3, 40, 48, generator=torch.Generator().manual_seed(0)).requires_grad_()
     out = model.embed_differentiably(x)
     out.square().sum().backward()
     assert x.grad is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import re
 import socket
 import threading
@@ -28,6 +29,9 @@ pytest.importorskip("s3fs", reason='needs s3fs: pip install "scorekit[s3]"')
 
 
 def speak_to(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A user's profile, or the role of a machine in a cloud, is none of these stores'.
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
     for name, value in {
         "AWS_ENDPOINT_URL": address,
         "AWS_ACCESS_KEY_ID": "key",
@@ -327,12 +331,12 @@ def test_a_store_that_stalls(
 
 
 def test_a_store_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    speak_to(address, monkeypatch)
     monkeypatch.setattr(remote, "TIMEOUT", 1.0)
-    with pytest.raises(InputError, match="no answer from s3://b"):
-        read_bytes("s3://b/a.png")
+    with socket.socket() as taken:  # held, so that nobody else takes it, and not listened at
+        taken.bind(("127.0.0.1", 0))
+        speak_to(f"http://127.0.0.1:{taken.getsockname()[1]}", monkeypatch)
+        with pytest.raises(InputError, match="no answer from s3://b"):
+            read_bytes("s3://b/a.png")
 
 
 def test_no_credentials(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -173,7 +174,7 @@ def test_same_seed_same_everything_in_another_process_and_order():
             capture_output=True,
             text=True,
             check=True,
-            env={"PYTHONHASHSEED": hash_seed, "PATH": ""},
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
         )
         answers.append(json.loads(run.stdout))
     assert answers[0] == answers[1]

@@ -175,6 +175,8 @@ def test_a_cache_of_another_user(tmp_path: Path) -> None:
     with as_nobody(tmp_path):
         if os.access(folder, os.W_OK, effective_ids=True):
             pytest.skip("this system lets everybody write")
+        if not os.access(folder / FILE_NAME, os.R_OK, effective_ids=True):
+            pytest.skip("pytest's folders lie where nobody but root gets")
         with pytest.warns(UserWarning, match="can't be written"), FeatureCache(folder) as cache:
             cache.put_many("bb", "k", [(b"l" * 20, entry[1])])
             assert list(cache.get_many([entry[0], b"l" * 20])) == [entry[0]]
@@ -190,7 +192,10 @@ def as_nobody(folder: Path) -> Iterator[None]:
     for place in (folder, *folder.parents):
         if "pytest-" in str(place):
             place.chmod(0o755)
-    os.seteuid(65534)
+    try:
+        os.seteuid(65534)
+    except OSError:
+        pytest.skip("there is no other user here")
     try:
         yield
     finally:

@@ -52,8 +52,11 @@ def test_killed_twenty_times_and_resumed(much_work: Work, tmp_path: Path) -> Non
             target = next(targets)
             assert wait_until(process, lambda n=target: features_in(cache) > n)
             time.sleep(rng.uniform(0, 0.05))  # into a forward pass, a commit or a lookup
-        else:
-            time.sleep(rng.uniform(0, 4))  # the interpreter, torch, the checkpoint, the folder
+        else:  # the interpreter, torch, the checkpoint, the folder; no further on a fast machine
+            before, end = features_in(cache), time.monotonic() + rng.uniform(0, 4)
+            assert wait_until(
+                process, lambda n=before, t=end: time.monotonic() > t or features_in(cache) > n
+            )
         kill(process)
         kills += 1
     found = features_in(cache)

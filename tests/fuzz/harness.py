@@ -33,7 +33,7 @@ SKIPPED = 77
 def scratch() -> Path:
     """A folder of this process, in memory where the system has such a place."""
     shm = Path("/dev/shm")
-    parent = shm if shm.is_dir() else Path(tempfile.gettempdir())
+    parent = shm if os.access(shm, os.W_OK) else Path(tempfile.gettempdir())
     # libFuzzer ends a process without any last word: the next one clears up.
     for left in parent.glob("scorekit-fuzz-*-*"):
         if not Path("/proc", left.name.split("-")[2]).exists():
