@@ -5,19 +5,24 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import signal
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from scorekit.feature_shards import GO_ON
 from scorekit.interrupts import Terminated
 from scorekit.types import UsageError
 
 ANSWER_SECONDS = 10.0
+HEAD_SECONDS = 5.0
+"""Between two looks whether the head is there, and for its answer."""
 CPUS_AN_ACTOR = 4
 """On a cluster without GPUs, where --workers does not say how many actors there are."""
 OBJECT_STORE = 512 << 20
@@ -78,6 +83,8 @@ def import_ray() -> Any:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Below `uv run`, Ray would pack up the working folder and run what lies there on the nodes.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         with quiet():
             import ray
@@ -97,25 +104,36 @@ def connect(ray: Any, address: str | None) -> bool:
     Raises
     ------
     UsageError
-        If there is no answer, or the cluster runs another version.
+        If there is no answer, the cluster runs another version or asks for another token, or
+        none can be started here.
     """
     if ray.is_initialized():
         return False
+    where = "Ray did not start"
     if address is not None:
-        address = _reachable(address)
+        where = f"the Ray cluster at {_reachable(address)} can't be used"
     ended = signal.getsignal(signal.SIGTERM)
     try:
         with quiet(), _no_stderr():
             ray.init(
+                # As it was given: for "auto" alone Ray sends the token that lies in the home.
                 address=address or "local",
+                # Of any other job, Ray puts the working folder first on the actors' search path,
+                # and a scorekit.py or pickle.py that lies there is run. In public there is only
+                # a working_dir instead, which each node unpacks and makes the actors' folder.
+                job_config=ray.job_config.JobConfig(_client_job=True),
                 include_dashboard=None if address else False,
                 object_store_memory=None if address else OBJECT_STORE,
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"the Ray cluster at {address} can't be used" if address else "Ray did not start"
-        raise UsageError(f"{where}: {in_one_line(error)}") from None
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        ray.shutdown()
+        hint = ""
+        unset = "RAY_AUTH_MODE" not in os.environ
+        if address is not None and isinstance(error, ConnectionError) and unset:
+            hint = "; if it asks for a token, set RAY_AUTH_MODE=token"
+        raise UsageError(f"{where}: {in_one_line(error)}{hint}") from None
     except SystemExit as stop:  # what Ray makes of SIGTERM while it starts
         ray.shutdown()
         raise Terminated from stop
@@ -177,14 +195,58 @@ def _reachable(address: str) -> str:
             found = ""
         if not found:
             raise UsageError("--address auto: no Ray cluster runs on this machine (`ray start`)")
-    host, colon, port = found.rpartition(":")
+    _, colon, port = found.rpartition(":")
     if not (colon and port.isdigit()):
         raise UsageError(f"--address is HOST:PORT or auto, not {address!r}")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+        _call(found, ANSWER_SECONDS)
     except (OSError, OverflowError) as error:
         raise UsageError(f"no Ray cluster answers at {found}: {error}") from None
     return found
+
+
+def _call(address: str, seconds: float) -> None:
+    """Connect to HOST:PORT; an OSError if nobody answers."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), seconds).close()
+
+
+class Head:
+    """The head of a cluster: a minute after it has died, Ray ends this process without a word.
+
+    Parameters
+    ----------
+    address : str
+        HOST:PORT. Where nobody answers there from the start (a program may have connected by a
+        proxy), nothing is asked any more.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._silent = 0
+        self._next = float("inf") if self._is_silent() else 0.0
+
+    def answers(self) -> bool:
+        """Whether the head answers, or did so some seconds ago.
+
+        Raises
+        ------
+        UsageError
+            If it does not, at two looks in a row.
+        """
+        if time.monotonic() >= self._next:
+            self._silent = self._silent + 1 if self._is_silent() else 0
+            self._next = time.monotonic() + HEAD_SECONDS
+        if self._silent > 1:
+            raise UsageError(f"the cluster's head does not answer; {GO_ON}")
+        return not self._silent
+
+    def _is_silent(self) -> bool:
+        try:
+            _call(self._address, HEAD_SECONDS)
+        except OSError:
+            return True
+        return False
 
 
 def share_out(nodes: Sequence[Mapping[str, float]], workers: int | None, device: str) -> Share:
@@ -246,6 +308,6 @@ def share_out(nodes: Sequence[Mapping[str, float]], workers: int | None, device:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an error says, at a length that can be read."""
-    text = " ".join(str(error).split())
+    """What an error says, at a length that can be read, without the colours that Ray gives it."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
     return text if len(text) <= 300 else f"{text[:297]}..."

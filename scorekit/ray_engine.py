@@ -37,6 +37,7 @@ from scorekit.inputs import RowResult
 from scorekit.processes import PARTS, TRIES, sum_of
 from scorekit.ray_actor import Extractor, Job, describe
 from scorekit.ray_cluster import (
+    Head,
     connect,
     disconnect,
     import_ray,
@@ -101,6 +102,7 @@ class RayRun:
         self._ray = import_ray()
         self._ours = connect(self._ray, options.address)
         try:
+            self._head = Head(self._ray.get_runtime_context().gcs_address)
             self._share = share_out(self._nodes(), options.workers, options.device)
             self._job = Job(
                 needs=self._needs,
@@ -166,7 +168,10 @@ class RayRun:
             num_cpus=self._share.cpus, num_gpus=int(self._share.gpu), max_calls=1, max_retries=1
         )(describe)
         try:
-            told = ray.get(ask.remote(self._job))
+            answer = ask.remote(self._job)
+            while not ray.wait([answer], timeout=LOOK_SECONDS)[0]:
+                self._head.answers()
+            told = ray.get(answer)
         except ray.exceptions.RayError as error:
             raise UsageError(f"no node could load the backbones: {in_one_line(error)}") from error
         self._heard({"written": [], **told})
@@ -198,6 +203,7 @@ class RayRun:
                     if told is None:
                         return
                     lost = 0
+                    self._head.answers()
                     yield told
             finally:
                 feed.stop()
@@ -247,6 +253,11 @@ class RayRun:
                 warnings.warn(f"the shard {error} is damaged and is computed anew", stacklevel=2)
                 folder.remove(name)
                 continue
+            except FileNotFoundError:
+                raise UsageError(
+                    f"the shard {name} is not there: the folder of --shards must be one that all "
+                    "nodes share, and of two runs at a time each needs its own"
+                ) from None
             except OSError as error:
                 raise UsageError(
                     f"a shard that a node wrote can't be read ({error}): the folder of --shards "
@@ -299,7 +310,8 @@ class RayRun:
         return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
 
     def _can_go_on(self) -> bool:
-        return any(
+        # Of a head that is silent nobody learns of the nodes; it may answer at the next look.
+        return not self._head.answers() or any(
             node.get("CPU", 0) >= self._share.cpus and node.get("GPU", 0) >= self._share.gpu
             for node in self._nodes()
         )

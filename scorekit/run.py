@@ -57,7 +57,7 @@ class RunOptions(BackboneOptions):
 
     def open_cache(self) -> FeatureCache:
         """The feature cache that these options name."""
-        if self.cache is False:
+        if self.cache is False or (self.cache is None and self.engine == "ray"):
             return FeatureCache(None)
         given = None if self.cache is True else self.cache
         return FeatureCache(default_cache_dir() if given is None else Path(given))

@@ -5,7 +5,8 @@ a mark in FOLDER; ``poison:slow/FILE`` takes its time while FILE is there; ``poi
 large features; ``poison:farewell`` dies when all is done; ``poison:late`` fails to load, after a
 while, on any device but ``cpu``; ``poison:twofaced`` is another model on each;
 ``poison:stillborn/N/FOLDER`` is killed N times while it loads on any device but ``cpu``, once
-``cpu`` has begun, and ``cpu`` goes on after that.
+``cpu`` has begun, and ``cpu`` goes on after that; ``poison:gpu/FOLDER`` names as its device the
+GPU that it was left, and its first image waits for the other of two to have one.
 """
 
 from __future__ import annotations
@@ -66,6 +67,9 @@ class Poison:
 
     def __init__(self, name: str, device: str) -> None:
         self.name = name
+        self._marked = False
+        if name.startswith("gpu/"):
+            self.device = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
         identity = short_hash(["poison", device if name == "twofaced" else 1])
         self.info = BackboneInfo(
             fingerprint=identity,
@@ -89,6 +93,10 @@ class Poison:
         word, _, flag = self.name.partition("/")
         if word == "twofaced" or (word == "slow" and Path(flag).exists()):
             time.sleep(0.1)
+        if word == "gpu" and not self._marked:
+            self._marked = True
+            (Path(flag) / f"gpu{self.device}").touch()
+            _wait_for(Path(flag) / ("gpu1" if self.device == "0" else "gpu0"))
         if word == "stillborn":
             times, _, folder = flag.partition("/")
             (Path(folder) / "begun").touch()

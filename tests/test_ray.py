@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,13 +30,19 @@ from scorekit.types import Extracted, InputError, Sample, UsageError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
-from scorekit import ray_actor, ray_engine  # noqa: E402
+from scorekit import ray_actor, ray_cluster, ray_engine  # noqa: E402
 from scorekit.ray_cluster import Share, connect, import_ray, share_out  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 DEMO = Path(__file__).resolve().parents[1] / "data" / "demo"
 LOCAL = RunOptions(cache=False)
+TOKEN = "0123456789abcdef" * 4
+
+
+def short_folder() -> str:
+    """For Ray: a socket's path has some hundred bytes at most, and a TMPDIR may be long."""
+    return tempfile.mkdtemp(prefix="ray-", dir="/tmp" if os.access("/tmp", os.W_OK) else None)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,13 +50,17 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What the actors inherit: where the poison is, and a cache that is not the user's."""
     site = poison.install(tmp_path_factory.mktemp("site"))
     paths = [str(site), str(Path(__file__).parent)]
+    place = short_folder()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", place)
+        patch.setenv("RAY_AUTH_TOKEN", TOKEN)  # else Ray writes one into the home
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
         patch.setenv("SCOREKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.syspath_prepend(str(site))
         yield
         ray.shutdown()
+    shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture
@@ -64,6 +76,12 @@ def no_session() -> Iterator[None]:
     ray.shutdown()
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def three_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Ray counts where scorekit starts it, however many this machine has."""
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 3}')
 
 
 @pytest.fixture
@@ -279,7 +297,8 @@ def test_deaths_are_bounded(
 ) -> None:
     monkeypatch.setattr(ray_engine, "MAX_DEATHS", 2)
     samples = coloured(tmp_path / "images", 24, red={2, 9, 22})
-    with pytest.raises(UsageError, match="actors died 3 times; what is finished is in the shards"):
+    # What Ray gives an actor that it has not yet seen die is lost as well.
+    with pytest.raises(UsageError, match=r"actors died [3-8] times; what is finished is in the sh"):
         score(samples, options)
 
 
@@ -336,6 +355,60 @@ def test_a_look_that_gets_no_answer_waits_for_the_next(monkeypatch: pytest.Monke
     assert list(run._compute([], 1, Folder())) == [{"written": ["a.parquet"]}]  # type: ignore[arg-type]
 
 
+def test_a_head_that_dies_while_answers_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Actors need none for their batches; Ray ends the driver all the same."""
+
+    class Feed:
+        def __init__(self, _: Any) -> None:
+            pass
+
+        def get(self, _: float) -> dict[str, Any]:
+            time.sleep(0.05)
+            return {"written": []}
+
+        def stop(self) -> bool:
+            return False
+
+    monkeypatch.setattr(ray_engine, "_Feed", Feed)
+    monkeypatch.setattr(ray_engine.RayRun, "_dataset", lambda *_: None)
+    monkeypatch.setattr(ray_cluster, "HEAD_SECONDS", 0.5)
+    run = object.__new__(ray_engine.RayRun)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        run._head = ray_cluster.Head(f"127.0.0.1:{server.getsockname()[1]}")
+        answers = run._compute([], 1, None)  # type: ignore[arg-type]
+        assert next(answers) == {"written": []}
+    with pytest.raises(UsageError, match="the cluster's head does not answer; what is finished"):
+        list(answers)
+
+
+def test_one_look_without_an_answer_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = OSError("refused")
+    answers: list[Any] = [None, refused, None, refused, refused, refused]
+
+    def call(*_: Any) -> None:
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+
+    monkeypatch.setattr(ray_cluster, "_call", call)
+    monkeypatch.setattr(ray_cluster, "HEAD_SECONDS", 0)
+    head = ray_cluster.Head("127.0.0.1:6379")
+    assert [head.answers() for _ in range(3)] == [False, True, False]
+    with pytest.raises(UsageError, match="head does not answer"):
+        head.answers()
+    far = ray_cluster.Head("127.0.0.1:6379")  # never known to answer
+    assert far.answers()
+    assert far.answers()
+    assert not answers
+
+
+def test_a_shard_that_another_run_has_removed(options: RunOptions) -> None:
+    run = object.__new__(ray_engine.RayRun)
+    folder = ray_engine.ShardFolder(str(options.shards), "key")
+    rows = ray_engine._Rows([], [])
+    with pytest.raises(UsageError, match=r"gone\.parquet is not there: .* two runs at a t"):
+        list(run._take(folder, ["gone.parquet"], set(), rows))
+
+
 def test_the_users_cache_is_not_opened_unless_it_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,6 +422,7 @@ def test_the_users_cache_is_not_opened_unless_it_was_asked_for(
         )
         run = ray_actor._open(job)
         assert isinstance(run.cache, ray_actor.Memory) is not there
+        RunOptions(cache=cache, engine="ray").open_cache().close()  # what the driver opens
         assert (tmp_path / "mine").exists() == there
     assert not (tmp_path / "users").exists()
 
@@ -450,22 +524,27 @@ def test_two_cpus_are_enough(tmp_path: Path, options: RunOptions) -> None:
     samples = coloured(tmp_path / "images", 20)
     import_ray()
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    table = score(samples, replace(options, workers=None))
+    table = score(samples, replace(options, workers=None, cache=None))
     assert_same(table, score(samples, LOCAL))
+    assert not (tmp_path / "user-cache").exists()
 
 
 @pytest.mark.usefixtures("no_session")
-def test_one_gpu_an_actor(tmp_path: Path, options: RunOptions) -> None:
-    """Ray hands GPUs out by number; whether there are any, the backbone of this test can't tell."""
-    samples = coloured(tmp_path / "images", 21, red={5})
+def test_one_gpu_an_actor(
+    tmp_path: Path, options: RunOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray hands GPUs out by number; whether there are any, nobody asks here."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")  # no more than these may be claimed
+    samples = coloured(tmp_path / "images", 21, red={20})
     import_ray()
     ray.init(address="local", num_cpus=3, num_gpus=2, include_dashboard=False, log_to_driver=False)
-    table = score(samples, replace(options, workers=None))
-    assert list(table.failures().index) == [5]
+    table = score(samples, replace(options, workers=None), f"gpu/{tmp_path}")
+    assert table.run["device"] == "0, 1"
+    assert list(table.failures().index) == [20]
     assert table.mean("clipscore").n == 20
 
 
-@pytest.mark.usefixtures("no_session")
+@pytest.mark.usefixtures("no_session", "three_cpus")
 def test_images_and_shards_in_an_object_store(
     tmp_path: Path, options: RunOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -519,17 +598,58 @@ def test_an_address_where_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> Non
             connect(ray, address)
 
 
-def test_a_cluster_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(**_: Any) -> None:
-        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 1.0")
+HINT = "; if it asks for a token, set RAY_AUTH_MODE=token"
 
+
+@pytest.mark.parametrize(
+    ("error", "mode", "message"),
+    [
+        (RuntimeError("Another version:\n  \x1b[31m1.0\x1b[39m"), "", "Another version: 1.0"),
+        (ConnectionError("Failed to connect"), "", f"Failed to connect{HINT}"),
+        (ConnectionError("Failed to connect"), "token", "Failed to connect"),
+        (ray.exceptions.AuthenticationError("no token was found"), "token", "no token was found"),
+    ],
+)
+def test_a_cluster_that_can_not_be_used(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, mode: str, message: str
+) -> None:
+    given: list[str] = []
+
+    def refuse(address: str, **_: Any) -> None:
+        given.append(address)
+        raise error
+
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(UsageError, match="Version mismatch: The cluster was") as told:
-            connect(ray, address)
-    assert "\n" not in str(told.value)
+        found = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr("ray._private.services.canonicalize_bootstrap_address", lambda _: found)
+        for address in (found, "auto"):
+            with pytest.raises(UsageError) as told:
+                connect(ray, address)
+            text = str(told.value)
+            assert text.startswith(f"the Ray cluster at {found} can't be used: {message}")
+            assert (HINT in text) == (HINT in message)
+            assert "\n" not in str(told.value)
+    assert given == [found, "auto"]  # for auto alone Ray sends the token
+
+
+@pytest.mark.usefixtures("no_session")
+def test_ray_can_not_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", "/dev/null/ray")
+        with pytest.raises(UsageError, match=r"^Ray did not start: .*Not a directory.*ray'$"):
+            connect(ray, None)
+
+    def refuse(**_: Any) -> None:
+        raise PermissionError(13, "Permission denied", "/home/a/.ray/auth_token")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(UsageError, match=r"^Ray did not start: .*denied: '/home/a/.ray/auth_tok"):
+        connect(ray, None)
 
 
 def test_ray_is_not_installed(options: RunOptions, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -548,7 +668,7 @@ def command(*args: str | Path) -> list[str]:
     ]
 
 
-@pytest.mark.usefixtures("no_session")
+@pytest.mark.usefixtures("no_session", "three_cpus")
 def test_ended_from_outside_and_the_same_command_again(tmp_path: Path) -> None:
     coloured(tmp_path / "images", 400)
     run = command("--backbone", "poison:slow", "-o", "t.csv", "--workers", "1", "--json")
@@ -584,7 +704,7 @@ def test_ended_from_outside_and_the_same_command_again(tmp_path: Path) -> None:
     assert len(pd.read_csv(tmp_path / "t.csv")) == 400
 
 
-@pytest.mark.usefixtures("no_session")
+@pytest.mark.usefixtures("no_session", "three_cpus")
 def test_a_mistake_on_the_nodes_is_one_line(tmp_path: Path) -> None:
     coloured(tmp_path / "images", 2)
     run = command("--backbone", "hf:./nowhere", "--shards", "kept")
@@ -595,7 +715,85 @@ def test_a_mistake_on_the_nodes_is_one_line(tmp_path: Path) -> None:
     assert done.stdout == ""
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 90) -> None:
+@pytest.mark.usefixtures("no_session", "three_cpus")
+def test_modules_in_the_working_folder_are_not_run(tmp_path: Path) -> None:
+    coloured(tmp_path / "images", 4)
+    for name in ("pickle", "scorekit"):
+        text = f"open({str(tmp_path / 'fired')!r}, 'w')\nraise SystemExit\n"
+        (tmp_path / f"{name}.py").write_text(text)
+    python, *run = command("--backbone", "poison:all", "--shards", "kept", "--workers", "1")
+    done = subprocess.run(
+        [python, "-P", *run], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert not (tmp_path / "fired").exists()
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], dict[str, int]]]:
+    """A cluster of `ray start` that asks for the token in the home; its processes, by name."""
+    home, place = tmp_path / "home", short_folder()
+    (home / ".ray").mkdir(parents=True)
+    (home / ".ray" / "auth_token").write_text(TOKEN)
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("RAY_TMPDIR", place)
+
+    def processes() -> dict[str, int]:
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                line = (folder / "cmdline").read_text()
+                if place in line:
+                    found[Path(line.split("\0")[0]).name] = int(folder.name)
+        return found
+
+    start = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--port=0"),
+        *("--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"),
+    ]
+    try:
+        subprocess.run(start, check=True, capture_output=True, timeout=120)
+        yield processes
+    finally:
+        while left := processes():
+            for pid in left.values():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.1)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.mark.usefixtures("no_session", "head")
+def test_a_cluster_that_asks_for_a_token(tmp_path: Path) -> None:
+    coloured(tmp_path / "images", 8)
+    run = command("--backbone", "poison:all", "-o", "t.csv", "--workers", "1", "--address", "auto")
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(tmp_path / "t.csv")) == 8
+
+
+@pytest.mark.usefixtures("no_session")
+def test_the_head_dies(tmp_path: Path, head: Callable[[], dict[str, int]]) -> None:
+    """Before Ray ends the process, which it does after a minute and without a word."""
+    coloured(tmp_path / "images", 1200)
+    run = command("--backbone", "poison:slow", "-o", "t.csv", "-q", "--address", "auto")
+    process = subprocess.Popen(
+        run, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: any(tmp_path.glob("t.csv.shards/*/*.parquet")))
+    os.kill(head()["gcs_server"], signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    assert err == (
+        "error: the cluster's head does not answer; what is finished is in the shards, and the "
+        "same command goes on from there\n"
+    )
+    assert process.returncode == 2
+    assert out == ""
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "it did not come"
