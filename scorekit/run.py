@@ -125,7 +125,7 @@ def score_samples(
     arguments = {"metrics": list(chosen), "backbone": backbone, **asdict(options)}
     device = scoring.features.device() or "none (all features from the cache)"
     full = run_record(arguments, counts, started, device)
-    return ScoreTable(table.frame, table.metrics, {**full, **(record or {})})
+    return ScoreTable(table.frame, table.metrics, {**full, **_warned(scoring), **(record or {})})
 
 
 def _partial(scoring: Scoring, record: Mapping[str, Any]) -> ScoreTable | None:
@@ -133,7 +133,12 @@ def _partial(scoring: Scoring, record: Mapping[str, Any]) -> ScoreTable | None:
     if not scoring.columns:
         return None
     table = scoring.table()
-    return ScoreTable(table.frame, table.metrics, {**record, INTERRUPTED: True})
+    return ScoreTable(table.frame, table.metrics, {**_warned(scoring), **record, INTERRUPTED: True})
+
+
+def _warned(scoring: Scoring) -> dict[str, list[str]]:
+    """The run record's entry of warnings, where there are any."""
+    return {"warnings": found} if (found := scoring.warnings()) else {}
 
 
 __all__ = ["Interrupted", "RunOptions", "score_samples"]

@@ -91,7 +91,8 @@ class Scoring:
             errors = self._kept_errors.get(name, {})
             good = [i for i in range(len(self.samples)) if i not in errors]
             self._score(name, metric, 0, self.samples, self._kept, good, errors)
-        self._warn_off_domain()
+        for text in self.warnings():
+            warnings.warn(text, stacklevel=2)
 
     def table(self) -> ScoreTable:
         """The rows so far, as a table: each metric, then its components."""
@@ -280,14 +281,15 @@ class Scoring:
                     if "off_domain" in entry.info:
                         self._off_domain.add(row)
 
-    def _warn_off_domain(self) -> None:
-        if self._off_domain:
-            warnings.warn(
-                f"a model of the scenes knows scorekit's drawn scenes and nothing else; "
-                f"{len(self._off_domain)} of {len(self.samples)} images are no scenes, and "
-                "their scores mean nothing",
-                stacklevel=2,
-            )
+    def warnings(self) -> list[str]:
+        """What makes scores worth less than they look, for whoever reads the table."""
+        if not self._off_domain:
+            return []
+        return [
+            "a model of the scenes knows scorekit's drawn scenes and nothing else; "
+            f"{len(self._off_domain)} of {len(self.samples)} images are no scenes, and "
+            "their scores mean nothing"
+        ]
 
     def _check_constants(self) -> None:
         for name, metric in self.metrics.items():

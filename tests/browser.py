@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,13 @@ from typing import Any
 import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the path")
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None or CHROMIUM.startswith("/snap/"),
+    reason="there is no chromium on the path, or one that can't see the temporary folder",
+)
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -41,10 +47,14 @@ class Open:
 @contextmanager
 def chromium() -> Iterator[Any]:
     """A running browser."""
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield running
-        running.close()
+    with pytest.MonkeyPatch.context() as patch:
+        # A socket's path has some hundred bytes at most, and a TMPDIR may be long.
+        if os.access("/tmp", os.W_OK):
+            patch.setenv("TMPDIR", "/tmp")
+        with playwright.sync_playwright() as driver:
+            running = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=120_000)
+            yield running
+            running.close()
 
 
 def visit(browser: Any, path: Path, width: int = 1400, **context: Any) -> Open:
@@ -57,6 +67,19 @@ def visit(browser: Any, path: Path, width: int = 1400, **context: Any) -> Open:
     page.on("request", lambda request: opened.requests.append(request.url))
     page.goto(path.as_uri())
     return opened
+
+
+def gallery(browser: Any, path: Path, width: int = 1400, **context: Any) -> Open:
+    """Open a report of scores at its gallery."""
+    opened = visit(browser, path, width, **context)
+    opened.page.evaluate("document.getElementById('gallery').scrollIntoView()")
+    opened.page.wait_for_selector("#grid > li")
+    return opened
+
+
+def found_rows(opened: Open, text: str) -> None:
+    """Wait until the gallery says how many rows it found."""
+    opened.until(f"document.getElementById('found').textContent === {text!r}")
 
 
 def check_silent(opened: Open, path: Path) -> None:

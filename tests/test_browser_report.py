@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from browser import Open, check_silent, chromium, needs_chromium, visit
+from browser import Open, check_silent, chromium, found_rows, gallery, needs_chromium
 from tiny import picture
 
 from scorekit.heat_maps import compact
@@ -29,11 +29,6 @@ ITEMS, SYSTEMS = 200, ("good", "bad", EVIL)
 def shown(opened: Open) -> list[str]:
     """What the cards in the document say, in their order."""
     return [card.inner_text() for card in opened.page.locator("#grid > li").all()]
-
-
-def found_rows(opened: Open, text: str) -> None:
-    """Wait until the gallery says how many rows it found."""
-    opened.until(f"document.getElementById('found').textContent === {text!r}")
 
 
 def one_table(folder: Path, shift: float, edits: bool = True) -> ScoreTable:
@@ -112,14 +107,6 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def browser() -> Iterator[Any]:
     with chromium() as running:
         yield running
-
-
-def gallery(browser: Any, path: Path, width: int, **context: Any) -> Open:
-    """Open a report at its gallery."""
-    opened = visit(browser, path, width, **context)
-    opened.page.evaluate("document.getElementById('gallery').scrollIntoView()")
-    opened.page.wait_for_selector("#grid > li")
-    return opened
 
 
 @pytest.fixture
@@ -284,9 +271,14 @@ def test_plots_keep_their_places_when_the_window_narrows(opened: Open) -> None:
     page = opened.page
     for width in (1400, 390):
         page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_timeout(300)
         for plot in ("means", "spread", "cross"):
             opened.drawn(plot)
+            # They are drawn anew a moment after the window has another width, and then stay.
+            opened.until(
+                f"document.querySelector('#{plot} .main-svg').getBoundingClientRect().right"
+                f" <= innerWidth && innerWidth === {width}"
+            )
+            page.wait_for_timeout(300)
             drawn = page.locator(f"#{plot} .main-svg").first.bounding_box()
             room = page.locator("figure", has=page.locator(f"#{plot}")).bounding_box()
             assert drawn["y"] + drawn["height"] <= room["y"] + room["height"]
@@ -373,7 +365,7 @@ def test_a_click_on_a_word_of_a_card_opens_its_row_with_the_map(heated: Open) ->
     assert page.locator("#row-head").inner_text() == "it · two"
     assert page.locator("canvas.heat").count() == 0
     page.keyboard.press("Escape")
-    assert page.evaluate("document.activeElement.dataset.row") == "0"
+    assert page.evaluate("document.activeElement.dataset.row") == "1"
 
 
 def test_arrow_keys_go_on_from_a_row_that_a_word_opened(heated: Open) -> None:

@@ -20,10 +20,12 @@ from tiny import picture
 from typer.testing import CliRunner
 
 from scorekit.cli import app
-from scorekit.reporting.cells import words_of
+from scorekit.reporting import cells
+from scorekit.reporting.cells import plain, words_of
 from scorekit.reporting.heat import Mapped, fitting, map_of
+from scorekit.reporting.record import number, signed
 from scorekit.reporting.scores import write_report
-from scorekit.reporting.thumbnails import LADDER, thumbnails
+from scorekit.reporting.thumbnails import FEWEST_BYTES, LADDER, thumbnails
 from scorekit.samples import samples_from
 from scorekit.table import MetricInfo, ScoreTable
 from scorekit.types import Signature, UsageError
@@ -76,15 +78,15 @@ def table(tmp_path: Path) -> Table:
         **columns: Any,
     ) -> ScoreTable:
         keys = [(s, i) for s in range(len(systems)) for i in range(len(texts))]
-        for number, _ in enumerate(keys):
-            if not (tmp_path / f"{number}.png").exists():
-                picture(number).save(tmp_path / f"{number}.png")
+        for n, _ in enumerate(keys):
+            if not (tmp_path / f"{n}.png").exists():
+                picture(n).save(tmp_path / f"{n}.png")
         base = pd.DataFrame(
             {
                 "system": [systems[s] for s, _ in keys],
                 "item": [items[i] if items else f"item {i}" for _, i in keys],
                 "index": 0,
-                "image": [str(tmp_path / f"{number}.png") for number, _ in enumerate(keys)],
+                "image": [str(tmp_path / f"{n}.png") for n, _ in enumerate(keys)],
                 "text": [texts[i] for _, i in keys],
             }
         )
@@ -129,8 +131,94 @@ def test_summary_failures_and_record_are_in_the_page_itself(table: Table, tmp_pa
     for words in ("0.8", "2 of 3 scored", "unreadable_image", "cut short", "clipscore|v:1", "cpu"):
         assert words in page.text, words
     assert page.text.count("★ best") == 1
+    good = scores.mean("clipscore", "good")
+    assert good.low is not None and good.high is not None and good.low < 0.8 < good.high
+    assert f"{number(good.low)} to {number(good.high)}" in page.text
     assert page.data["rows"]["values"][0][5] is None
     assert page.data["notes"] == {"5": [[0, "unreadable_image", "cut short"]]}
+
+
+def test_reasons_of_failures_are_shown_with_their_numbers(table: Table, tmp_path: Path) -> None:
+    scores = table({"clipscore": range(6), "lpips": range(6)})
+    lost = scores.frame["image"].str.contains("/[0-3].png")
+    reasons = scores.frame["image"].map(lambda path: f"tower {path[-5] in '12'} fell")
+    scores.frame.loc[lost, ["value", "status"]] = [np.nan, "failed"]
+    scores.frame.loc[lost, "note"] = reasons[lost]
+    text = " ".join(written(tmp_path / "out.html", scores).text.split())
+    # Of two metrics one reason; two rows each.
+    assert "failed: 4 rows" in text and "by clipscore, lpips" in text
+    assert "tower True fell (2 rows)" in text and "tower False fell (2 rows)" in text
+
+
+def test_a_run_that_warned_says_so_above_all(table: Table, tmp_path: Path) -> None:
+    scores = table({"clipscore": range(6)})
+    warned = ScoreTable(scores.frame, scores.metrics, {"warnings": [f"<b>{EVIL}</b>", *"23456"]})
+    page = written(tmp_path / "out.html", warned)
+    assert f"Warning: <b>{EVIL}</b>" in page.text and not page.named("b")
+    assert "Warning: 5" in page.text and "Warning: 6" not in page.text
+    two = written(tmp_path / "two.html", scores, warned)
+    assert "Warning in b: 2" in two.text and "Warning in a" not in two.text
+    odd = ScoreTable(scores.frame, scores.metrics, {"warnings": "not a list"})
+    assert "Warning" not in written(tmp_path / "odd.html", odd).text
+
+
+def test_scores_that_mean_nothing_come_with_the_warning(tmp_path: Path) -> None:
+    from scorekit.run import RunOptions, score_samples
+
+    noise(tmp_path / "photo.png", 0)
+    samples = samples_from([str(tmp_path / "photo.png")], ["a red circle"])
+    with pytest.warns(UserWarning, match="mean nothing") as caught:
+        scores = score_samples(
+            samples, "clip_t", backbone="scenes-clip", options=RunOptions(cache=False)
+        )
+    assert scores.run["warnings"] == [str(caught[0].message)]
+    page = written(tmp_path / "out.html", scores)
+    assert "Warning: a model of the scenes" in page.text
+    assert "1 of 1 images are no scenes" in page.text
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        # Below 0.001: Number(x.toPrecision(3)).toExponential().
+        (-5.95e-4, "-5.95e-4"),
+        (8.3e-6, "8.3e-6"),
+        (0.00099951, "1e-3"),
+        (1.2345e-10, "1.23e-10"),
+        (5e-324, "5e-324"),
+        # Else Number(x.toPrecision(4)).toString().
+        (0.001, "0.001"),
+        (0.00123456, "0.001235"),
+        (0.0, "0"),
+        (-0.0, "0"),
+        (1.0, "1"),
+        (-0.5, "-0.5"),
+        (2.0625, "2.063"),  # a tie, away from 0
+        (-2.0625, "-2.063"),
+        (99999, "100000"),
+        (123456, "123500"),
+        (1.23456e20, "123500000000000000000"),
+        (1.23456e21, "1.235e+21"),
+        (None, "–"),
+    ],
+)
+def test_numbers_are_written_as_the_script_writes_them(value: float | None, shown: str) -> None:
+    assert number(value) == shown
+    if value is not None:
+        assert signed(value) == (f"+{shown}" if value > 0 else shown)
+
+
+def test_a_text_of_the_record_cannot_turn_around_what_stands_beside_it(
+    table: Table, tmp_path: Path
+) -> None:
+    scores = table({"clipscore": range(6)})
+    out = "a\u2069\u202eb"  # would end an isolate, then turn around the rest
+    record = {"input": {"folder": out, RTL: "x"}, "names": [out, "y"], "path": "plain"}
+    page = written(tmp_path / "out.html", ScoreTable(scores.frame, scores.metrics, record))
+    kept = "\u2068a\u202eb\u2069"
+    assert f"folder {kept}, \u2068{RTL}\u2069 x" in page.text
+    assert f"- {kept}\n- y" in page.text and "\u2068plain" not in page.text
+    assert plain({"q": out, "n": [1]}) == f"q: {kept}\nn:\n  - 1"
 
 
 def test_systems_of_different_items_have_no_best(table: Table, tmp_path: Path) -> None:
@@ -215,7 +303,7 @@ def test_heat_maps_of_words(table: Table, tmp_path: Path) -> None:
     data = written(tmp_path / "out.html", scores).data
     # The lowest word's comes first; both metrics have the same maps.
     rows = [[0, 1, -500, 1, 1], [2, 5, -1000, 1, 0], [6, 9, 500, 0]]
-    assert data["words"] == {"0": {"0": rows, "1": rows}}
+    assert data["words"] == {"0": {"0": rows, "1": 0}}
     assert [each[:3] for each in data["maps"]] == [
         [2, 2, [0, 0, 1000, 1000]],
         [2, 2, [125, -500, 875, 1500]],
@@ -264,7 +352,7 @@ def test_the_page_says_that_heat_maps_are_left_out(
     word = {"start": 0, "end": 1, "attribution": 1, "misaligned": True, "heat": HEAT}
     scores = table({"clip4dm": range(6)}, evidence=json.dumps([word]))
     assert "left out" not in written(tmp_path / "out.html", scores).text
-    monkeypatch.setattr(fitting, "__defaults__", (120,))
+    monkeypatch.setattr(cells, "MAP_BYTES", 120)
     page = written(tmp_path / "out.html", scores)
     assert "3 heat maps of words are left out" in page.text and len(page.data["maps"]) == 3
 
@@ -284,14 +372,18 @@ def test_a_component_does_not_repeat_its_metric(table: Table, tmp_path: Path) ->
 
 def test_too_much_text_is_cut_at_an_equal_share(table: Table, tmp_path: Path) -> None:
     texts = (*(f"{i:02}" + "<" * 30_000 for i in range(40)), "short")
-    data = written(tmp_path / "out.html", table({"clipscore": range(82)}, texts=texts)).data
-    # Cut at 20,000 letters, a text has 20,012 with the mark, in 2 + 19,998 * 6 + 14 bytes; of
-    # 4,000,000 bytes it may have a 41st: 20,012 * 97,560 / 120,004 letters.
+    page = written(tmp_path / "out.html", table({"clipscore": range(82)}, texts=texts))
+    data = page.data
+    assert "cut, so that the page stays small: 40 of the prompts." in page.text
+    # Cut at 20,000 letters, a text has 20,012 with the mark, in 2 + 19,998 * 6 + 14 bytes and two
+    # quotes; of 4,000,000 bytes it may have a 41st: 20,012 * 97,560 / 120,006 letters.
     *cut, short = data["texts"]
-    assert {len(text.removesuffix("… [cut here]")) for text in cut} == {16_269}
+    assert {len(text.removesuffix("… [cut here]")) for text in cut} == {16_268}
     assert short == "short"
     long = table({"clipscore": range(6)}, texts=("a" * 30_000, "b", "c"))
     assert len(written(tmp_path / "long.html", long).data["texts"][0]) == 20_012
+    plain = written(tmp_path / "plain.html", table({"clipscore": range(6)}))
+    assert "so that the page stays small" not in plain.text
 
 
 # Several tables -----------------------------------------------------------------------------
@@ -328,7 +420,9 @@ def test_too_many_rows_are_sampled_by_item_and_paged(table: Table, tmp_path: Pat
     values = [1.0] * 40
     values[7] = -1.0  # of the first system, for item 7
     scores = table({"clipscore": values}, texts=texts)
-    done = write_report({"a": scores}, tmp_path / "out.html", max_rows=12)
+    lost = scores.frame.index[[3, 5, 9, 11, 30, 32, 34, 36]]
+    scores.frame.loc[lost, ["value", "status"]] = [np.nan, "failed"]
+    done = write_report({"a": scores}, tmp_path / "out.html", max_rows=13)
     assert (done.rows, done.shown, len(done.pages)) == (40, 12, 4)
     page = Page(done.path)
     shown = [page.data["items"][i] for i in page.data["rows"]["item"]]
@@ -337,9 +431,15 @@ def test_too_many_rows_are_sampled_by_item_and_paged(table: Table, tmp_path: Pat
     assert [a["href"] for a in page.named("a") if ".pages/" in str(a["href"])] == [
         f"out.pages/00{i}.html" for i in (1, 2, 3, 4)
     ]
-    parts = [name for path in done.pages for name in Page(path).data["rows"]["path"]]
-    assert parts == [f"{i}.png" for i in range(40)]
-    again = write_report({"a": scores}, tmp_path / "again.html", max_rows=12)
+    failed = {row for row, notes in page.data["notes"].items() if notes[0][1] == "failed"}
+    assert 0 < len(failed) < 8 and f"it has {len(failed)} of 8 failed." in page.text
+    # By item, each with both of its systems.
+    parts = [Page(path) for path in done.pages]
+    assert [len(part.data["rows"]["path"]) for part in parts] == [12, 12, 12, 4]
+    paths = [name for part in parts for name in part.data["rows"]["path"]]
+    assert paths == [f"{i + j}.png" for i in range(20) for j in (0, 20)]
+    assert "Page 2 of 4: images 13 to 24 of 40" in parts[1].text
+    again = write_report({"a": scores}, tmp_path / "again.html", max_rows=13)
     assert Page(again.path).data["rows"] == page.data["rows"]
 
 
@@ -362,7 +462,7 @@ def test_pages_of_an_earlier_report_go(table: Table, tmp_path: Path) -> None:
     (folder / "007.html").write_text("<p>mine, of scorekit</p>")
     (folder / "008.html").symlink_to(target)
     (folder / "009.html").mkdir()
-    write_report({"a": scores}, target, max_rows=3)
+    write_report({"a": scores}, target, max_rows=4)
     left = ["001.html", "002.html", "007.html", "008.html", "009.html", "note.txt"]
     assert [p.name for p in sorted(folder.iterdir())] == left
     write_report({"a": scores}, target)
@@ -373,6 +473,20 @@ def test_pages_of_an_earlier_report_go(table: Table, tmp_path: Path) -> None:
     write_report({"a": scores}, target, max_rows=3)
     write_report({"a": scores}, target)
     assert not folder.exists() and target.exists()
+
+
+def test_a_page_has_whole_items_and_parts_of_those_that_are_larger(
+    table: Table, tmp_path: Path
+) -> None:
+    items = ("big", "a", "big", "b", "big")
+    scores = table({"clipscore": range(10)}, texts=tuple("vwxyz"), items=items)
+    done = write_report({"a": scores}, tmp_path / "out.html", max_rows=4)
+    pages = [Page(path).data for path in done.pages]
+    held = [[data["items"][i] for i in data["rows"]["item"]] for data in pages]
+    assert held == [["big"] * 4, ["big"] * 2 + ["a"] * 2, ["b"] * 2]
+    # A table of one item that no sample has room for is shown by its first rows.
+    one = table({"clipscore": range(10)}, texts=tuple("vwxyz"), items=("big",) * 5)
+    assert write_report({"a": one}, tmp_path / "one.html", max_rows=4).shown == 4
 
 
 def test_a_table_of_nothing_is_refused(table: Table, tmp_path: Path) -> None:
@@ -412,7 +526,22 @@ def test_thumbnails_keep_to_their_budget(tmp_path: Path) -> None:
     tight = thumbnails(files, 30 * 5000)
     assert sum(len(t.data) for t in free) > 30 * 5000
     assert 30 * 1500 < sum(len(t.data) for t in tight) <= 30 * 5000
-    assert LADDER[-1] == (64, 20) and len(thumbnails(files[:1], 0)[0].data) <= 2000
+    assert LADDER[-1] == (48, 20) and len(thumbnails(files[:1], 0)[0].data) <= FEWEST_BYTES
+
+
+def test_no_picture_takes_the_bytes_of_those_that_come_after(tmp_path: Path) -> None:
+    # The worst of all to compress, after plain ones that let the pictures begin large.
+    images = []
+    probed = {i * 600 // 16 for i in range(16)}
+    for i in range(600):
+        images.append(str(tmp_path / f"{i}.png"))
+        if i in probed:
+            Image.new("RGB", (64, 64), (i % 256, 0, 0)).save(images[-1])
+        else:
+            dots = np.random.default_rng(i).integers(0, 2, (64, 64, 3), dtype=np.uint8) * 255
+            Image.fromarray(dots).save(images[-1], compress_level=0)
+    budget = FEWEST_BYTES * len(images)
+    assert 0 < sum(len(t.data) for t in thumbnails(images, budget)) <= budget
 
 
 def test_the_same_content_is_one_thumbnail(tmp_path: Path) -> None:
@@ -432,6 +561,20 @@ def test_an_image_that_cannot_be_shown_says_why(tmp_path: Path) -> None:
     reasons = ("not an image", "cut short", "no file gone.png", "in memory", "no image", "folder")
     for one, reason in zip(made, reasons, strict=True):
         assert reason in one.why
+
+
+def test_a_hostile_file_name_is_text(table: Table, tmp_path: Path) -> None:
+    scores = table({"clipscore": range(6)})
+    name = "\"'><img src=x onerror=alert(1)>\u202e{{ 7 * 7 }} & .png"
+    (tmp_path / "0.png").rename(tmp_path / name)
+    there = scores.frame["image"].replace(str(tmp_path / "0.png"), str(tmp_path / name))
+    gone = there.replace(str(tmp_path / "1.png"), str(tmp_path / f"no {name}"))
+    target = tmp_path / f"{name}.html"
+    page = written(target, ScoreTable(scores.frame.assign(image=gone), scores.metrics))
+    assert page.data["rows"]["path"][:3] == [name, f"no {name}", "2.png"]
+    found, lost, _ = (page.data["pictures"][i] for i in page.data["rows"]["picture"][:3])
+    assert "src" in found and f"no {name}"[:20] in lost["why"]
+    assert not page.named("img") and "<img" not in target.read_text("utf-8").split("</style>")[-1]
 
 
 def test_a_relative_path_is_found_beside_the_table(tmp_path: Path) -> None:

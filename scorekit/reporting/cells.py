@@ -7,12 +7,15 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from scorekit.reporting.heat import Mapped, fitting, map_of
+from scorekit.reporting.heat import MAP_BYTES, Map, fitting, map_of
+from scorekit.reporting.isolation import isolated
 from scorekit.reporting.page import rounded
 from scorekit.reporting.runs import Rows
 from scorekit.reporting.thumbnails import Thumbnail
+from scorekit.reporting.words import WORD_BYTES, Lists
 from scorekit.table import COLUMNS, EVIDENCE, SOURCE
 
 if TYPE_CHECKING:
@@ -26,10 +29,56 @@ MOST_TAGS = 30
 FEW_VALUES = 60
 """A column of more values is shown, but not offered as a filter."""
 _SHARES = 1000
+_WHY = 200  # letters of why a picture is missing
 _Key = tuple[int, int]
 
 
-def row_data(rows: Rows, metrics: Sequence[str]) -> dict[str, Any]:
+@dataclass
+class LeftOut:
+    """What a page has no room for.
+
+    Attributes
+    ----------
+    words, maps : int
+        Words whose shares, and heat maps that are left out.
+    texts : dict of str to int
+        By kind, how many texts are cut.
+    """
+
+    words: int = 0
+    maps: int = 0
+    texts: dict[str, int] = field(default_factory=dict)
+
+    def cut(self, kind: str, texts: Sequence[str], budget: int) -> list[str]:
+        """Texts as `fairly_cut` cuts them, counted."""
+        out = fairly_cut(texts, budget)
+        if n := sum(a is not b for a, b in zip(texts, out, strict=True)):
+            self.texts[kind] = self.texts.get(kind, 0) + n
+        return out
+
+    def sentences(self) -> list[str]:
+        """What the page says of it."""
+        small = "so that the page stays small"
+        out = []
+        if self.texts:
+            kinds = ", ".join(f"{n:,} of the {kind}" for kind, n in self.texts.items())
+            out.append(f"Long texts are cut, {small}: {kinds}. Where one is cut, it says so.")
+        if self.words:
+            out.append(
+                f"The shares of {self.words:,} words are left out, {small}: those of the "
+                "highest words of long texts."
+            )
+        if self.maps:
+            out.append(
+                f"{self.maps:,} heat maps of words are left out, {small}: those of the rows' "
+                "second and third words first."
+            )
+        return out
+
+
+def row_data(
+    rows: Rows, metrics: Sequence[str], text_bytes: int = TEXT_BYTES
+) -> tuple[dict[str, Any], LeftOut]:
     """All but the pictures: dictionaries, and for each row its places in them.
 
     Parameters
@@ -37,14 +86,25 @@ def row_data(rows: Rows, metrics: Sequence[str]) -> dict[str, Any]:
     rows : Rows
     metrics : sequence of str
         In the order of the page.
+    text_bytes : int
+        Of each kind of text; words and heat maps have their own share of it.
 
     Returns
     -------
     dict
         ``systems``, ``items``, ``texts``, ``tags``, ``rows``, and by row, for those that have
-        them, ``notes``, ``words`` and ``evidence``; the words' ``maps``, and how many are left
-        out (``mapsLeftOut``).
+        them, ``notes``, ``words`` and ``evidence``; the words' ``maps``.
+    LeftOut
     """
+    left_out = LeftOut()
+    data = plain_data(rows, metrics, text_bytes, left_out)
+    return {**data, **_told(rows, metrics, text_bytes, left_out)}, left_out
+
+
+def plain_data(
+    rows: Rows, metrics: Sequence[str], text_bytes: int, left_out: LeftOut
+) -> dict[str, Any]:
+    """What `row_data` has of the rows besides what metrics say of them."""
     frame = rows.frame
     columns: dict[str, Any] = {"run": frame["run"].tolist(), "index": frame["index"].tolist()}
     names: dict[str, list[str]] = {}
@@ -58,13 +118,17 @@ def row_data(rows: Rows, metrics: Sequence[str]) -> dict[str, Any]:
         columns["text"], columns["sourceText"] = both[: len(rows)], both[len(rows) :]
     else:
         columns["text"], names["texts"] = _coded(texts)
-    names = {kind: _fairly_cut(texts) for kind, texts in names.items()}
+    kinds = {"texts": "prompts"}
+    names = {
+        kind: left_out.cut(kinds.get(kind, kind), texts, text_bytes)
+        for kind, texts in names.items()
+    }
     paths = [as_text(path) for path in frame["image"]]
     # Where the whole folder lies is left out.
     shared = _shared_folder(paths)
-    columns["path"] = _fairly_cut([path[shared:] for path in paths])
+    columns["path"] = left_out.cut("paths", [path[shared:] for path in paths], text_bytes)
     columns["values"] = [[rounded(v) for v in rows.values[name].tolist()] for name in metrics]
-    return {**names, "tags": _tags(frame), "rows": columns, **_told(rows, metrics)}
+    return {**names, "tags": _tags(frame, text_bytes, left_out), "rows": columns}
 
 
 def has_sources(rows: Rows) -> bool:
@@ -94,7 +158,7 @@ def picture_data(
 
 def _picture(picture: Thumbnail) -> dict[str, Any]:
     if not picture.data:
-        return {"why": as_text(picture.why)}
+        return {"why": cut(as_text(picture.why), _WHY)}
     assert picture.size is not None
     width, height = picture.size
     return {"w": width, "h": height, "src": base64.b64encode(picture.data).decode()}
@@ -140,24 +204,35 @@ def page_bytes(text: str) -> int:
     return len(text.encode()) + 5 * sum(map(text.count, "<>&'"))
 
 
-def _fairly_cut(texts: Sequence[str], budget: int = TEXT_BYTES) -> list[str]:
+def json_bytes(value: Any) -> int:
+    """Bytes of a JSON value in the page.
+
+    Examples
+    --------
+    >>> json_bytes(["a", 1]), json_bytes('<"')
+    (7, 10)
+    """
+    return page_bytes(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def fairly_cut(texts: Sequence[str], budget: int) -> list[str]:
     """Texts cut at `LONGEST`, and at an equal share where all of them would be too much."""
-    texts = [_cut(text, LONGEST) for text in texts]
-    costs = [page_bytes(text) for text in texts]
+    texts = [cut(text, LONGEST) for text in texts]
+    costs = [json_bytes(text) for text in texts]
     if sum(costs) <= budget:
         return texts
     share = budget // len(texts)
     return [
-        _cut(text, max(SHORTEST, len(text) * share // cost)) if cost > share else text
+        cut(text, max(SHORTEST, len(text) * share // cost)) if cost > share else text
         for text, cost in zip(texts, costs, strict=True)
     ]
 
 
-def _cut(text: str, limit: int) -> str:
+def cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]}… [cut here]"
 
 
-def _tags(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def _tags(frame: pd.DataFrame, text_bytes: int, left_out: LeftOut) -> list[dict[str, Any]]:
     known = (*COLUMNS, *SOURCE, EVIDENCE, "run")
     names = [c for c in frame.columns if c not in known][:MOST_TAGS]
     tags = []
@@ -165,8 +240,8 @@ def _tags(frame: pd.DataFrame) -> list[dict[str, Any]]:
         codes, values = _coded(frame[name])
         tags.append(
             {
-                "name": _cut(as_text(str(name)), SHORTEST),
-                "values": _fairly_cut(values, TEXT_BYTES // len(names)),
+                "name": cut(as_text(str(name)), SHORTEST),
+                "values": left_out.cut("tags", values, text_bytes // len(names)),
                 "codes": codes,
                 "filter": 1 < len(values) <= FEW_VALUES,
             }
@@ -174,16 +249,16 @@ def _tags(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return tags
 
 
-def _told(rows: Rows, metrics: Sequence[str]) -> dict[str, Any]:
+def _told(rows: Rows, metrics: Sequence[str], text_bytes: int, left_out: LeftOut) -> dict[str, Any]:
     """Notes, words and evidence of rows; a component says only what its metric does not."""
     texts = [as_text(text) for text in rows.frame["text"]]
     place = {name: i for i, name in enumerate(metrics)}
-    notes: dict[tuple[int, int], str] = {}
-    statuses: dict[tuple[int, int], str] = {}
-    words: dict[int, dict[int, Any]] = {}
-    evidence: dict[tuple[int, int], str] = {}
+    notes: dict[_Key, str] = {}
+    statuses: dict[_Key, str] = {}
+    evidence: dict[_Key, str] = {}
     said: dict[tuple[int, str], tuple[str, str]] = {}
-    mapped: list[Mapped] = []
+    lists = Lists()
+    judged: dict[tuple[int, str], tuple[list[Any], list[Map | None]]] = {}
     columns = ("row", "metric", "status", "note", EVIDENCE)
     for row, metric, status, note, proof in rows.cells[list(columns)].itertuples(index=False):
         if metric not in place:
@@ -194,39 +269,37 @@ def _told(rows: Rows, metrics: Sequence[str]) -> dict[str, Any]:
         if (status != "ok" or note) and said.get((row, parent)) != key:
             notes[row, place[metric]] = as_text(note)
             statuses[row, place[metric]] = status
-        if proof:
-            found = _parsed(proof)
+        if proof and (row, proof) in judged:
+            lists.add(row, place[metric], *judged[row, proof])
+        elif proof:
+            found = _loaded(proof)
             if (spans := words_of(found, texts[row])) is not None:
-                words.setdefault(row, {})[place[metric]] = spans
-                mapped += _mapped(row, spans, found)
+                judged[row, proof] = spans, [map_of(word) for word in found]
+                lists.add(row, place[metric], *judged[row, proof])
             else:
-                evidence[row, place[metric]] = plain(found)
+                evidence[row, place[metric]] = plain(_parsed(proof))
     told: dict[int, list[Any]] = {}
-    for (row, at), text in _cut_by_key(notes):
+    for (row, at), text in _cut_by_key("notes", notes, text_bytes, left_out):
         told.setdefault(row, []).append([at, statuses[row, at], text])
     proofs: dict[int, dict[int, str]] = {}
-    for (row, at), text in _cut_by_key(evidence):
+    for (row, at), text in _cut_by_key("texts of evidence", evidence, text_bytes, left_out):
         proofs.setdefault(row, {})[at] = text
-    maps, left_out = fitting(mapped)
-    return {
-        "notes": told,
-        "words": words,
-        "evidence": proofs,
-        "maps": maps,
-        "mapsLeftOut": left_out,
-    }
+    left_out.words = lists.cut(WORD_BYTES * text_bytes // TEXT_BYTES)
+    maps, left_out.maps = fitting(list(lists.mapped()), MAP_BYTES * text_bytes // TEXT_BYTES)
+    return {"notes": told, "words": lists.by_row(), "evidence": proofs, "maps": maps}
 
 
-def _mapped(row: int, spans: Sequence[list[Any]], found: Sequence[Any]) -> Iterator[Mapped]:
-    """A row's words that have heat maps, the lowest first."""
-    maps = [(span, heat) for span, word in zip(spans, found, strict=True) if (heat := map_of(word))]
-    maps.sort(key=lambda each: each[0][2])
-    for nth, (span, heat) in enumerate(maps):
-        yield Mapped(span, row, nth, heat)
+def _cut_by_key(
+    kind: str, texts: Mapping[_Key, str], text_bytes: int, left_out: LeftOut
+) -> Iterator[tuple[_Key, str]]:
+    return zip(texts, left_out.cut(kind, list(texts.values()), text_bytes), strict=True)
 
 
-def _cut_by_key(texts: Mapping[_Key, str]) -> Iterator[tuple[_Key, str]]:
-    return zip(texts, _fairly_cut(list(texts.values())), strict=True)
+def _loaded(proof: Any) -> Any:
+    try:
+        return json.loads(proof)
+    except (TypeError, ValueError, RecursionError):
+        return None
 
 
 def _parsed(proof: Any) -> Any:
@@ -261,14 +334,16 @@ def words_of(found: Any, text: str) -> list[list[Any]] | None:
     if not entries or not all(math.isfinite(entry[2]) for entry in entries):
         return None
     largest = max(abs(entry[2]) for entry in entries) or 1.0
+    wide = any(letter > "\uffff" for letter in text)
+
+    def units(place: int) -> int:
+        before = text[:place]
+        return len(before.encode("utf-16-le")) // 2 if wide else len(before)
+
     return [
-        [_units(text, a), _units(text, b), round(_SHARES * share / largest), int(flag)]
+        [units(a), units(b), round(_SHARES * share / largest), int(flag)]
         for a, b, share, flag in entries
     ]
-
-
-def _units(text: str, place: int) -> int:
-    return len(text[:place].encode("utf-16-le")) // 2
 
 
 def plain(value: Any, indent: str = "") -> str:
@@ -293,8 +368,8 @@ def plain(value: Any, indent: str = "") -> str:
 
 def _line(key: Any, entry: Any, indent: str) -> str:
     if isinstance(entry, Mapping | list) and entry:
-        return f"{indent}{as_text(str(key))}:\n{plain(entry, indent + '  ')}"
-    return f"{indent}{as_text(str(key))}: {_inline(entry)}"
+        return f"{indent}{_name(key)}:\n{plain(entry, indent + '  ')}"
+    return f"{indent}{_name(key)}: {_inline(entry)}"
 
 
 def _flat(entry: Any) -> bool:
@@ -304,7 +379,11 @@ def _flat(entry: Any) -> bool:
 
 def _inline(entry: Any) -> str:
     if isinstance(entry, Mapping):
-        return "; ".join(f"{as_text(str(k))}: {_inline(v)}" for k, v in entry.items())
+        return "; ".join(f"{_name(k)}: {_inline(v)}" for k, v in entry.items())
     if isinstance(entry, bool):
         return "yes" if entry else "no"
-    return as_text(entry) if entry is not None else "none"
+    return isolated(as_text(entry)) if entry is not None else "none"
+
+
+def _name(key: Any) -> str:
+    return isolated(as_text(str(key)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -212,7 +213,7 @@ def sample_of(
     """Numbers of at most so many rows: whole items, the worst and the most changed among them.
 
     The same rows of the same table each time. An item of more rows than there is room for is
-    left out.
+    left out, and where there are no others, the first rows are the sample.
     """
     items = rows.frame["item"].astype(str).to_numpy()
     names, codes, counts = np.unique(items, return_inverse=True, return_counts=True)
@@ -227,19 +228,22 @@ def sample_of(
             if not chosen[item] and room - counts[item] >= kept_free:
                 chosen[item] = True
                 room -= counts[item]
-    return np.flatnonzero(chosen[codes])
+    return np.flatnonzero(chosen[codes]) if chosen.any() else np.arange(most)
 
 
 def _telling(
     rows: Rows, metrics: Mapping[str, MetricInfo], changes: Sequence[Change]
 ) -> Iterator[int]:
+    """The first of each kind in turn, then the second, so that none has all the room."""
+    kinds: list[Sequence[int]] = []
     for change in changes:
         if change.comparison is not None:
-            for a, b, _ in most_changed(rows, change):
-                yield from (a, b)
+            kinds.append([row for a, b, _ in most_changed(rows, change) for row in (a, b)])
     for name, info in metrics.items():
         if info.headline:
             keys = rows.values[name] * (1 if info.higher_is_better else -1)
             worst = np.argsort(keys, kind="stable")[:WORST]  # NaN is last
-            yield from worst[np.isfinite(keys[worst])]
-    yield from rows.cells.loc[rows.cells["status"] != "ok", "row"].unique()[:WORST]
+            kinds.append(worst[np.isfinite(keys[worst])].tolist())
+    kinds.append(rows.cells.loc[rows.cells["status"] != "ok", "row"].unique()[:WORST].tolist())
+    for turn in zip_longest(*kinds):
+        yield from (row for row in turn if row is not None)

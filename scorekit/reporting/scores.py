@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,17 +11,24 @@ from typing import Any, cast
 import numpy as np
 
 from scorekit.frames import save_text
-from scorekit.reporting.cells import (
-    as_text,
-    has_sources,
-    page_bytes,
-    picture_data,
-    plain,
-    row_data,
-)
+from scorekit.reporting.cells import as_text, cut, has_sources, json_bytes, picture_data, row_data
 from scorekit.reporting.heat import colours
-from scorekit.reporting.page import is_page, render, rounded
+from scorekit.reporting.page import render, rounded
+from scorekit.reporting.paging import (
+    PICTURE,
+    Sheet,
+    fewest_bytes,
+    fitting,
+    images_of,
+    make_folder,
+    pages_of,
+    remove_others,
+    sampling_notes,
+    text_bytes,
+)
+from scorekit.reporting.record import facts_of, number, signed, warnings_of
 from scorekit.reporting.runs import (
+    MOST_CHANGED,
     Change,
     Rows,
     Run,
@@ -37,15 +42,16 @@ from scorekit.reporting.runs import (
 from scorekit.reporting.thumbnails import Thumbnail, thumbnails
 from scorekit.stats import Estimate
 from scorekit.table import MetricInfo, ScoreTable
-from scorekit.types import STATUSES, PathLike, UsageError
+from scorekit.types import STATUSES, Array, PathLike
 from scorekit.within import Fence
 
 MAX_ROWS = 10_000
 MAX_BYTES = 57_000_000
 """Of a page, so that it stays below 60 MB."""
-MAX_PAGES = 50
 MANY_SYSTEMS = 200
-_CODE_BYTES = 6_000_000
+_SYSTEM = 300  # letters of a system's name in the summary
+_NOTES_BYTES = 20_000  # of what a page says of itself, and its links
+_PAIR_BYTES = 40
 _SCRIPTS = ("scores_model.js", "scores_heat.js", "scores_row.js", "scores_plots.js", "scores.js")
 _REASONS = 5
 
@@ -130,116 +136,136 @@ def write_report(
     target = Path(path)
     fence = None if images_within is None else Fence(images_within)
     runs = runs_of(tables)
-    metrics, rows, changes = metrics_of(runs), rows_of(runs), changes_of(runs)
-    heading = f"Scores: {' and '.join(run.name for run in runs)}"
-    context = {
-        "heading": heading,
-        "metrics": metrics,
-        "runs": [_facts(run) for run in runs],
-        "summaries": [_summary(run, metrics) for run in runs],
-        "changes": [(change, runs[change.a].name, runs[change.b].name) for change in changes],
-        "failures": _failures(rows, runs),
-        "counts": _counts(rows, runs, metrics),
-        "number": number,
-    }
-    shown, pages, notes = rows, [], []
+    rows = rows_of(runs)
+    report = _Report(runs, rows)
+    rooms = {whole: report.room(whole) for whole in (True, False)}
+
+    def chosen(most: int) -> Array:
+        if len(rows) <= most:
+            return np.arange(len(rows))
+        return sample_of(rows, report.metrics, report.changes, most)
+
+    def cost(part: Rows, whole: bool) -> int:
+        return fewest_bytes(part, list(report.metrics), text_bytes(rooms[whole]))
+
+    sample = fitting(chosen, max_rows, lambda part: cost(rows.take(part), True), rooms[True])
+    shown, parts, notes = rows.take(sample), [], []
     folder = target.with_name(f"{target.stem}.pages")
-    if len(rows) > max_rows:
-        shown = rows.take(sample_of(rows, metrics, changes, max_rows))
-        pages = [folder / f"{i + 1:03}.html" for i in range(_n_pages(len(rows), max_rows))]
-        notes = _sampling_notes(len(rows), len(shown), len(pages), max_rows)
+    if len(sample) < len(rows):
+        parts = list(pages_of(rows, max_rows, lambda part: cost(part, False), rooms[False]))
+        paged = sum(map(len, parts))
+        notes = sampling_notes(len(rows), len(shown), paged, report.failures_on(shown))
+    pages = [folder / f"{i + 1:03}.html" for i in range(len(parts))]
     links = [(f"{folder.name}/{page.name}", page.stem) for page in pages]
-    jobs = [_Job(target, shown, notes, links, whole=True)]
-    for i, page in enumerate(pages):
-        part = rows.take(np.arange(i * max_rows, min((i + 1) * max_rows, len(rows))))
+    sheets = [Sheet(target, shown, notes, links, whole=True)]
+    before = 0
+    for i, (page, part) in enumerate(zip(pages, parts, strict=True)):
         at = (
-            f"Page {i + 1} of {len(pages)}: rows {i * max_rows + 1:,} and on, in the table's order."
+            f"Page {i + 1} of {len(pages)}: images {before + 1:,} to {before + len(part):,} of "
+            f"{len(rows):,}, by item; the items in the table's order."
         )
-        others = [(other.name, other.stem) for other in pages]
-        jobs.append(_Job(page, part, [at], [(f"../{target.name}", "Report"), *others], whole=False))
+        before += len(part)
+        others = [(f"../{target.name}", "Report"), *((other.name, other.stem) for other in pages)]
+        sheets.append(Sheet(page, rows.take(part), [at], others, whole=False))
     if pages:
-        _make_folder(folder)
-    read, total = 0, sum(len(_images(job.rows)) for job in jobs)
-    for job in jobs:
+        make_folder(folder)
+    read, total = 0, sum(len(images_of(sheet.rows)) for sheet in sheets)
+    for sheet in sheets:
         ticked = None if progress is None else partial(_advance, progress, read, total)
         pictures = partial(thumbnails, roots=roots, fence=fence, progress=ticked)
-        _write(job, runs, list(metrics), changes, context, pictures)
-        read += len(_images(job.rows))
-    _remove_others(folder, pages)
+        save_text(report.page(sheet, rooms[sheet.whole], pictures), sheet.path)
+        read += len(images_of(sheet.rows))
+    remove_others(folder, pages)
     return Written(target, tuple(pages), len(rows), len(shown))
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A page to be written; of all that the report has to say (`whole`), or of rows alone."""
+class _Report:
+    """What all pages of a report have in common."""
 
-    path: Path
-    rows: Rows
-    notes: Sequence[str]
-    links: Sequence[tuple[str, str]]
-    whole: bool
+    def __init__(self, runs: Sequence[Run], rows: Rows) -> None:
+        self._runs = runs
+        self.metrics = metrics_of(runs)
+        self.changes = changes_of(runs)
+        self._failures = _failures(rows, runs)
+        self._warnings = warnings_of(runs)
+        summaries = [_summary(run, self.metrics) for run in runs]
+        self._summary = _summary_data(summaries)
+        self._context: dict[str, Any] = {
+            "heading": f"Scores: {' and '.join(run.name for run in runs)}",
+            "metrics": self.metrics,
+            "runs": [facts_of(run) for run in runs],
+            "summaries": summaries,
+            "changes": [(each, runs[each.a].name, runs[each.b].name) for each in self.changes],
+            "counts": _counts(rows, runs, self.metrics),
+            "number": number,
+            "signed": signed,
+        }
 
+    def room(self, whole: bool) -> int:
+        """Bytes that a page has for its rows and their pictures."""
+        empty = self._html(self._head(whole), whole, failures=_here(self._failures, []), n=0)
+        pairs = MOST_CHANGED * len(self.changes) * _PAIR_BYTES if whole else 0
+        return MAX_BYTES - len(empty.encode()) - pairs - _NOTES_BYTES
 
-def _write(
-    job: _Job,
-    runs: Sequence[Run],
-    metrics: Sequence[str],
-    changes: Sequence[Change],
-    context: Mapping[str, Any],
-    pictures: Callable[[Sequence[str], int], list[Thumbnail]],
-) -> None:
-    infos: Mapping[str, MetricInfo] = context["metrics"]
-    data = {
-        "runs": [run.name for run in runs],
-        "metrics": [
-            {"name": n, "up": infos[n].higher_is_better, "headline": infos[n].headline}
-            for n in metrics
-        ],
-        "statuses": dict(STATUSES),
-        "colours": colours(),
-        **row_data(job.rows, metrics),
-        "summary": _summary_data(context["summaries"]) if job.whole else [],
-        "changes": [
-            {"metric": change.metric, "b": change.b, "pairs": _pairs(job.rows, change)}
-            for change in changes
-            if job.whole and change.comparison is not None
-        ],
-    }
-    notes = [*job.notes, *_map_notes(data.pop("mapsLeftOut"))]
-    spent = _CODE_BYTES + page_bytes(json.dumps(data, ensure_ascii=False))
-    images = list(_images(job.rows))
-    # Base64 makes four bytes of three.
-    budget = max(0, MAX_BYTES - spent) * 3 // 4
-    made = dict(zip(images, pictures(images, budget), strict=True))
-    data["pictures"], places = picture_data(job.rows, made)
-    data["rows"] |= places
-    page = render(
-        "scores.html",
-        title=f"{context['heading']} - scorekit",
-        data=data,
-        scripts=_SCRIPTS,
-        plots=job.whole,
-        **{**context, "notes": notes, "links": job.links, "whole": job.whole},
-        edits=has_sources(job.rows),
-        n=len(job.rows),
-    )
-    save_text(page, job.path)
+    def failures_on(self, rows: Rows) -> list[dict[str, Any]]:
+        """What was not scored, with the numbers of a page's rows beside those of all."""
+        return _here(self._failures, _failures(rows, self._runs))
 
+    def page(
+        self, sheet: Sheet, room: int, pictures: Callable[[Sequence[str], int], list[Thumbnail]]
+    ) -> str:
+        """A page; `pictures` makes thumbnails of images within so many bytes."""
+        rows, whole = sheet.rows, sheet.whole
+        found, left_out = row_data(rows, list(self.metrics), text_bytes(room))
+        images = images_of(rows)
+        left = room - json_bytes(found) - PICTURE * len(images)
+        # Base64 makes four bytes of three.
+        made = pictures(images, max(0, left) * 3 // 4)
+        data = self._head(whole) | found
+        data["pictures"], places = picture_data(rows, dict(zip(images, made, strict=True)))
+        data["rows"] |= places
+        data["changes"] = [
+            {"metric": change.metric, "b": change.b, "pairs": _pairs(rows, change)}
+            for change in self.changes
+            if whole and change.comparison is not None
+        ]
+        return self._html(
+            data,
+            whole,
+            notes=[*self._warnings, *sheet.notes, *left_out.sentences()],
+            links=sheet.links,
+            failures=self.failures_on(rows) if whole else [],
+            here="" if whole else sheet.path.stem,
+            edits=has_sources(rows),
+            n=len(rows),
+        )
 
-def number(value: float | None) -> str:
-    """Four digits, as the page's script writes them.
+    def _head(self, whole: bool) -> dict[str, Any]:
+        """The page's data besides its rows."""
+        return {
+            "runs": [run.name for run in self._runs],
+            "metrics": [
+                {"name": name, "up": info.higher_is_better, "headline": info.headline}
+                for name, info in self.metrics.items()
+            ],
+            "statuses": dict(STATUSES),
+            "colours": colours(),
+            "summary": self._summary if whole else [],
+            "changes": [],
+        }
 
-    Examples
-    --------
-    >>> number(0.837219), number(-4.7e-5), number(None)
-    ('0.8372', '-4.7e-05', '–')
-    """
-    return "–" if value is None else f"{value:.4g}"
-
-
-def _images(rows: Rows) -> dict[str, None]:
-    columns = ["image", "source_image"] if has_sources(rows) else ["image"]
-    return dict.fromkeys(as_text(path) for column in columns for path in rows.frame[column])
+    def _html(self, data: Mapping[str, Any], whole: bool, **more: Any) -> str:
+        given = {"notes": self._warnings, "links": [], "here": "", "edits": False, **more}
+        return render(
+            "scores.html",
+            title=f"{self._context['heading']} - scorekit",
+            data=data,
+            scripts=_SCRIPTS,
+            plots=whole,
+            whole=whole,
+            **self._context,
+            **given,
+        )
 
 
 def _advance(progress: Progress, before: int, total: int, done: int, _: int) -> None:
@@ -250,63 +276,23 @@ def _pairs(rows: Rows, change: Change) -> list[list[Any]]:
     return [[a, b, rounded(d)] for a, b, d in most_changed(rows, change)]
 
 
-def _n_pages(n: int, most: int) -> int:
-    return min(MAX_PAGES, -(-n // most))
-
-
-def _sampling_notes(n: int, shown: int, pages: int, most: int) -> list[str]:
-    notes = [
-        f"The gallery and the plots show a sample of {shown:,} of {n:,} rows: whole items, among "
-        "them those that were not scored, the worst by each metric and the most changed, and "
-        "the others at random. Summary, failures and comparisons are of all rows."
-    ]
-    if pages * most < n:
-        notes.append(f"The pages end at row {pages * most:,}; report a part of the table for more.")
-    return notes
-
-
-def _map_notes(left_out: int) -> list[str]:
-    if not left_out:
-        return []
-    return [
-        f"{left_out:,} heat maps of words are left out, so that the page stays small: those of the "
-        "rows' second and third words first."
-    ]
-
-
-def _remove_others(folder: Path, pages: Sequence[Path]) -> None:
-    """Remove pages that an earlier report wrote and this one did not, and a folder of none."""
-    if not folder.is_dir() or folder.is_symlink():
-        return
-    others = [p for p in folder.glob("[0-9][0-9][0-9].html") if p not in pages and is_page(p)]
-    for path in others:
-        with contextlib.suppress(OSError):
-            path.unlink()
-    if others and not pages:
-        with contextlib.suppress(OSError):  # something else is in it
-            folder.rmdir()
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"can't make the folder {folder}: {error.strerror}") from None
-
-
 def _summary(run: Run, metrics: Mapping[str, MetricInfo]) -> dict[str, Any]:
     """Estimates by system and metric; of very many systems, the first."""
     table = run.table
     systems = table.systems[:MANY_SYSTEMS]
     items = table.frame.groupby("system", dropna=False)["item"].agg(frozenset)
     fair = items.nunique() == 1
-    cells: dict[str, dict[str, Summed]] = {system: {} for system in systems}
+    # A name that is cut may be another one's.
+    shown = {s: cut(s, _SYSTEM) + f" ({i})" * (len(s) > _SYSTEM) for i, s in enumerate(systems)}
+    cells: dict[str, dict[str, Summed]] = {shown[system]: {} for system in systems}
     for name, info in table.metrics.items():
         found = {system: table.mean(name, system) for system in systems}
         values = [e.value for e in found.values() if e.value is not None]
         best = (max if info.higher_is_better else min)(values) if fair and len(values) > 1 else None
         for system, estimate in found.items():
-            cells[system][name] = Summed(estimate, best is not None and estimate.value == best)
+            cells[shown[system]][name] = Summed(
+                estimate, best is not None and estimate.value == best
+            )
     return {
         "run": run.name,
         "fair": fair,
@@ -351,6 +337,14 @@ def _failures(rows: Rows, runs: Sequence[Run]) -> list[dict[str, Any]]:
     return out
 
 
+def _here(
+    failures: Sequence[Mapping[str, Any]], on_page: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Failures with ``here``, how many of their rows are on the page."""
+    here = {(failure["run"], failure["status"]): failure["n"] for failure in on_page}
+    return [{**each, "here": here.get((each["run"], each["status"]), 0)} for each in failures]
+
+
 def _counts(rows: Rows, runs: Sequence[Run], metrics: Mapping[str, MetricInfo]) -> str:
     systems, items = (rows.frame[c].nunique(dropna=False) for c in ("system", "item"))
     headlines = sum(info.headline for info in metrics.values())
@@ -358,39 +352,3 @@ def _counts(rows: Rows, runs: Sequence[Run], metrics: Mapping[str, MetricInfo]) 
     if len(runs) > 1:
         parts.insert(0, (len(runs), "run"))
     return ", ".join(f"{n:,} {word}{'' if n == 1 else 's'}" for n, word in parts)
-
-
-def _facts(run: Run) -> dict[str, Any]:
-    """The run records as names and lines, and the signatures."""
-    return {
-        "name": run.name,
-        "signatures": [
-            (name, str(info.signature), info.higher_is_better)
-            for name, info in run.table.metrics.items()
-            if info.headline
-        ],
-        "records": {
-            name: [
-                (key.replace("_", " "), fact)
-                for key, value in record.items()
-                if (fact := _fact(value))
-            ]
-            for name, record in run.records.items()
-        },
-    }
-
-
-def _fact(value: Any) -> str:
-    """A line of short values; the rows' statuses are counted elsewhere on the page."""
-    if isinstance(value, Mapping):
-        shown = {k: v for k, v in value.items() if v not in (None, "", [], {}) and k != "status"}
-        if not any(isinstance(v, Mapping) for v in shown.values()):
-            return ", ".join(f"{as_text(str(k))} {_short(v)}" for k, v in shown.items())
-        return plain(shown)
-    return "" if value in (None, []) else plain(value)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return " and ".join(plain(entry) for entry in value)
-    return plain(value)

@@ -16,12 +16,12 @@ from scorekit.images import decode, read_bytes
 from scorekit.types import InputError, PathLike
 from scorekit.within import Fence, refusal
 
-# Longest side in pixels and WebP quality; even noise fits the last one into 1.5 kB.
+# Longest side in pixels and WebP quality; even black and white noise fits the last one into 1.3 kB.
 LADDER = (
     *((512, 80), (384, 78), (320, 75), (256, 70), (192, 65)),
-    *((160, 58), (128, 50), (96, 40), (64, 20)),
+    *((160, 58), (128, 50), (96, 40), (64, 20), (48, 20)),
 )
-FEWEST_BYTES = 2_000
+FEWEST_BYTES = 1_500
 _PROBED = 16
 _FAR_WORKERS = 8  # threads where images come from a store, and are waited for
 
@@ -60,8 +60,8 @@ def thumbnails(
     images : sequence of str
         Paths or URLs as a table has them.
     budget : int
-        Bytes for all of them; pictures get smaller until they fit, though not below
-        `FEWEST_BYTES` each.
+        Bytes for all of them; pictures get smaller until they fit, though `FEWEST_BYTES` each
+        are always theirs.
     roots : sequence of Path or URL
         Where a relative path is looked for besides the current folder.
     fence : Fence, optional
@@ -93,10 +93,14 @@ def thumbnails(
     if any(map(remote.is_url, (*images, *roots))):
         workers = max(workers, _FAR_WORKERS)
     with ThreadPoolExecutor(workers) as pool:
-        # In short rounds: an image may have twice its share of what the rounds before it left.
+        # In short rounds: an image may have twice its share of what the rounds before it left, but
+        # nothing of the fewest bytes of those that come after.
         for start in range(0, len(images), size := 16 * workers):
             left = len(images) - start
-            cap = max(FEWEST_BYTES, (2 if left > 4 * size else 1) * (budget - spent) // left)
+            now = min(size, left)
+            shares = (2 if left > 4 * size else 1) * (budget - spent) // left
+            free = (budget - spent - FEWEST_BYTES * (left - now)) // now
+            cap = max(FEWEST_BYTES, min(shares, free))
             for digest, made in pool.map(small, images[start : start + size]):
                 if digest not in known:
                     known[digest] = made

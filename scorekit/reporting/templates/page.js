@@ -25,19 +25,26 @@ const scorekit = (() => {
     return found;
   };
   const names = ["panel", "ink", "dim", "line", "band", "accent", "second", "strong", "warm"];
-  let theme = Object.fromEntries(names.map((name) => [name, colour(name)]));
+  const colours = () => Object.fromEntries(names.map((name) => [name, colour(name)]));
+  let theme = colours();
 
   // Plots are drawn when they come into view, and again for another theme, choice or width.
+  const PAPER = 640;
   const plots = new Map();
   const drawn = new Set();
+  let printing = false;
   const draw = (element) => {
     const narrow = element.clientWidth < 560;
     const { traces, layout } = plots.get(element)(theme, narrow);
     const axis = { gridcolor: theme.line, zerolinecolor: theme.line, linecolor: theme.line };
     const free = layout.free && matchMedia("(pointer: fine)").matches;
     const still = { fixedrange: !free };
+    // On a narrow window the button that saves a plot would lie over the top of it.
+    const room = narrow ? 26 : 0;
+    const margin = { l: 8, r: 12, t: 8, b: 8, ...layout.margin };
+    const height = layout.height + room;
     // Else a plot that follows its window's width spills over what is below.
-    if (layout.height) element.style.height = `${layout.height}px`;
+    element.style.height = `${height}px`;
     Plotly.react(
       element,
       traces,
@@ -49,8 +56,11 @@ const scorekit = (() => {
         plot_bgcolor: theme.panel,
         font: { color: theme.ink, family: "system-ui, sans-serif", size: 13 },
         hoverlabel: { bgcolor: theme.band, bordercolor: theme.dim, font: { color: theme.ink } },
-        margin: { l: 8, r: 12, t: 8, b: 8 },
         ...layout,
+        height,
+        autosize: !printing,
+        width: printing ? Math.min(PAPER, element.clientWidth) : undefined,
+        margin: { ...margin, t: margin.t + room },
         xaxis: { automargin: true, ...axis, ...still, ...layout.xaxis },
         yaxis: { automargin: true, ...axis, ...still, ...layout.yaxis },
       },
@@ -80,22 +90,54 @@ const scorekit = (() => {
     return () => drawn.has(element) && draw(element);
   };
 
-  // Theme: the system's until the button says otherwise.
+  // Theme: the system's until the button says otherwise, and then for all pages of the window.
+  const KEPT = "scorekit-theme";
   const button = document.getElementById("theme");
   const system = matchMedia("(prefers-color-scheme: dark)");
   const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
   const changed = () => {
-    theme = Object.fromEntries(names.map((name) => [name, colour(name)]));
+    theme = colours();
     button.setAttribute("aria-pressed", String(dark()));
     redraw();
   };
   button.hidden = false;
   button.addEventListener("click", () => {
     root.dataset.theme = dark() ? "light" : "dark";
+    try {
+      sessionStorage.setItem(KEPT, root.dataset.theme);
+    } catch {
+      // A browser may give a file none; then it is this page's theme alone.
+    }
     changed();
   });
   system.addEventListener("change", changed);
-  button.setAttribute("aria-pressed", String(dark()));
+  const recall = () => {
+    try {
+      const kept = sessionStorage.getItem(KEPT);
+      if (kept) root.dataset.theme = kept;
+    } catch {
+      // As above.
+    }
+    changed();
+  };
+  recall();
+  addEventListener("pageshow", ({ persisted }) => persisted && recall());
+
+  // On paper all plots are drawn, in light colours and no wider than the paper.
+  let before;
+  addEventListener("beforeprint", () => {
+    before = root.dataset.theme;
+    root.dataset.theme = "light";
+    theme = colours();
+    printing = true;
+    plots.forEach((_, element) => element.clientWidth && draw(element));
+  });
+  addEventListener("afterprint", () => {
+    if (before) root.dataset.theme = before;
+    else delete root.dataset.theme;
+    printing = false;
+    changed();
+  });
 
   // Tables: a column sorts by data-key where a cell has one, by its text otherwise; empty keys
   // and the last rows (class "dim") stay last.

@@ -3,7 +3,7 @@
 (() => {
   const { data, metrics, names, headlines, rows } = model;
   const find = (id) => document.getElementById(id);
-  const MOST_SHOWN = 6, MOST_NAMES = 1000, GAP = 14, OVER = 2;
+  const MOST_SHOWN = 6, MOST_NAMES = 1000, GAP = 14, OVER = 2, MOST_PRINTED = 200;
 
   // What is asked for --------------------------------------------------------------------------
 
@@ -18,10 +18,18 @@
     if (first !== undefined) option(select, "", first);
     labels.forEach((label, i) => option(select, i, label));
   };
+  const group = (label) => {
+    const made = document.createElement("optgroup");
+    made.label = label;
+    find("sort").append(made);
+    return made;
+  };
+  const [byScore, byColumn] = [group("Score"), group("Column")];
   for (const [m, metric] of metrics.entries()) {
-    option(find("sort"), m, metric.up ? metric.name : `${metric.name} (lower is better)`);
+    option(byScore, m, metric.up ? metric.name : `${metric.name} (lower is better)`);
   }
-  option(find("sort"), "", "order of the table");
+  for (const [k, { name }] of model.keys.entries()) option(byColumn, `key ${k}`, name);
+  option(byColumn, "", "order of the table");
   choices(find("by-system"), data.systems.map((name) => name || "(none)"), "all");
   choices(find("by-run"), data.runs, "all");
   find("run-label").hidden = !model.several;
@@ -41,22 +49,28 @@
     if (tag !== "") choices(find("by-value"), data.tags[tag].values.map((v) => v || "(empty)"), "all");
   };
 
-  // Words, and "phrases in quotes"; all must be found.
-  const wordsOf = (text) => [...text.matchAll(/"([^"]+)"|\S+/g)].map((m) => m[1] ?? m[0]);
+  // Words, and "phrases in quotes", of which the last may still be open; all must be found.
+  const wordsOf = (text) => [...text.matchAll(/"([^"]+)|[^\s"]+/g)].map((m) => m[1] ?? m[0]);
   const number = (id) => (find(id).value === "" ? null : Number(find(id).value));
-  const asked = () => ({
-    metric: number("sort"),
-    worst: find("order").value === "worst",
-    run: number("by-run"),
-    system: number("by-system"),
-    item: find("by-item").value.trim().toLowerCase(),
-    status: find("by-status").value,
-    tag: number("by-tag"),
-    value: number("by-value"),
-    low: number("low"),
-    high: number("high"),
-    words: wordsOf(find("find").value.toLowerCase()),
-  });
+  const asked = () => {
+    const [, key, metric] = find("sort").value.match(/^key (\d+)$|^(\d+)$/) ?? [];
+    const scored = metric !== undefined;
+    return {
+      metric: scored ? Number(metric) : null,
+      key: key === undefined ? null : Number(key),
+      worst: find("order").value === "worst",
+      run: number("by-run"),
+      system: number("by-system"),
+      item: find("by-item").value.trim().toLowerCase(),
+      status: find("by-status").value,
+      tag: number("by-tag"),
+      value: number("by-value"),
+      // A range of the scores by which it is sorted.
+      low: scored ? number("low") : null,
+      high: scored ? number("high") : null,
+      words: wordsOf(find("find").value.toLowerCase()),
+    };
+  };
 
   // The rows in view ---------------------------------------------------------------------------
 
@@ -64,9 +78,9 @@
   let wish, found, entries, items, shape;
   const made = new Map();
   const shown = () => {
-    const out = headlines.slice(0, MOST_SHOWN);
     const balance = [...metrics.keys()].filter((m) => /\.(modification|preservation)$/.test(names[m]));
-    if (rows.source) out.push(...balance.slice(0, MOST_SHOWN - out.length));
+    const both = rows.source ? balance.slice(0, 2) : [];
+    const out = [...headlines.slice(0, MOST_SHOWN - both.length), ...both];
     if (wish.metric !== null && !out.includes(wish.metric)) out.push(wish.metric);
     return out;
   };
@@ -118,6 +132,13 @@
     grid.insertBefore(element, later.length ? made.get(Math.min(...later)) : null);
     made.set(at, element);
   };
+  // The button that opens a row, though its card may not be in view.
+  const buttonOf = (row) => {
+    const at = entries.indexOf(items ? rows.item[row] : row);
+    if (at < 0) return null;
+    if (!made.has(at)) place(at);
+    return made.get(at).querySelector(`.open[data-row="${row}"]`);
+  };
   const layout = () => {
     shape = measure();
     grid.style.height = `${Math.ceil(entries.length / shape.across) * (shape.height + GAP)}px`;
@@ -134,7 +155,12 @@
     find("found").textContent =
       `${count(found.length, "image")} of ${model.n.toLocaleString("en")}` +
       (items ? `, ${count(entries.length, "item")} with all their images` : "");
-    const filters = ["run", "system", "tag", "low", "high"].filter((name) => wish[name] !== null);
+    const [first, last] =
+      wish.metric === null ? ["first to last", "last to first"] : ["worst first", "best first"];
+    find("order").options[0].textContent = first;
+    find("order").options[1].textContent = last;
+    find("low").disabled = find("high").disabled = wish.metric === null;
+    const filters = ["run", "system", "value", "low", "high"].filter((name) => wish[name] !== null);
     const active = filters.length + Boolean(wish.item) + Boolean(wish.status);
     find("active").textContent = active ? `(${active} in use)` : "";
     layout();
@@ -145,6 +171,14 @@
     waiting = requestAnimationFrame(what);
   };
   addEventListener("scroll", soon(render), { passive: true });
+  addEventListener("beforeprint", () => {
+    const last = Math.min(entries.length, MOST_PRINTED);
+    for (let at = 0; at < last; at++) if (!made.has(at)) place(at);
+    for (const [at, element] of made) element.classList.toggle("unprinted", at >= last);
+    const rest = entries.length > last ? `; printed are the first ${last}` : "";
+    find("printed").textContent = `${find("found").textContent}${rest}`;
+  });
+  addEventListener("afterprint", render);
   let width = 0;
   new ResizeObserver(() => {
     if (grid.clientWidth !== width) {
@@ -169,6 +203,7 @@
     button.addEventListener("click", () => {
       form.reset();
       find("by-status").value = button.dataset.status;
+      find("by-run").value = button.dataset.run;
       find("more").open = true;
       setTimeout(update);
       find("gallery").scrollIntoView();
@@ -179,22 +214,25 @@
   // The row that is open -----------------------------------------------------------------------
 
   const dialog = find("row");
-  let current = 0, opened = null;
+  let current = 0, from = 0, opened = null, inGrid = false, leaving = false;
   const order = () => (items ? entries.flatMap((code) => model.byItem.get(code)) : entries);
   const open = (row) => {
     heat.clear();
     current = row;
-    find("row-head").replaceChildren(view.isolated(model.title(row)));
+    find("row-head").replaceChildren(...view.titled(row));
     find("row-body").replaceChildren(...view.opened(row, wish.metric, open));
     const at = order().indexOf(row);
     find("before").disabled = at <= 0;
     find("next").disabled = at < 0 || at === order().length - 1;
     if (!dialog.open) {
-      opened = document.activeElement;
+      [from, opened] = [row, document.activeElement];
+      inGrid = grid.contains(opened);
       dialog.showModal();
+      if (!leaving && !isEntered()) enter();
     }
-    // What had the focus may be gone with the row before.
-    if (!dialog.contains(document.activeElement)) dialog.focus({ preventScroll: true });
+    // What had the focus may be gone with the row before, or can't have it any more.
+    const focused = document.activeElement;
+    if (!dialog.contains(focused) || focused.disabled) dialog.focus({ preventScroll: true });
     dialog.scrollTop = 0;
   };
   // A word of a card opens its row with its heat map.
@@ -218,18 +256,49 @@
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   dialog.addEventListener("close", () => {
     heat.clear();
-    if (opened && opened.isConnected) opened.focus({ preventScroll: true });
+    if (isEntered()) {
+      leaving = true;
+      history.back();
+    }
+    // One goes on in the gallery where one has come to.
+    const back = (inGrid && buttonOf(current)) || opened;
+    back.focus({ preventScroll: true });
+    if (inGrid && current !== from) back.closest("li")?.scrollIntoView({ block: "nearest" });
+  });
+  // An open row is a step of the history, so that Back closes it.
+  const isEntered = () => history.state?.opened === true;
+  const enter = () => {
+    history.scrollRestoration = "manual"; // Back from the row leaves the page where it is
+    history.pushState({ opened: true }, "");
+    history.scrollRestoration = "auto";
+  };
+  addEventListener("popstate", () => {
+    if (isEntered()) {
+      // Forward: to the row that was open last.
+      if (!dialog.open) open(current);
+      return;
+    }
+    history.scrollRestoration = "auto";
+    if (!leaving) dialog.close();
+    else if (dialog.open) enter(); // the next row was opened meanwhile
+    leaving = false;
   });
   dialog.addEventListener("keydown", (event) => {
-    if (event.target.matches("input, pre")) return;
+    if (event.target.matches("input, pre, .scroll")) return;
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
     if (event.key === "ArrowLeft") go(-1);
     if (event.key === "ArrowRight") go(1);
   });
   grid.addEventListener("click", (event) => {
-    const button = event.target.closest("button.open");
-    if (button) open(Number(button.dataset.row));
     const word = event.target.closest(".mapped");
-    if (word && !heat.isTap()) openAt(word);
+    if (word) {
+      if (!heat.isTap()) openAt(word);
+      return;
+    }
+    const button = event.target.closest(".beside, .card:not(.side)")?.querySelector("button.open");
+    if (!button) return;
+    button.focus({ preventScroll: true });
+    open(Number(button.dataset.row));
   });
 
   // Rows that changed most ---------------------------------------------------------------------
@@ -257,4 +326,11 @@
 
   update();
   plots(open);
+  // Coming back, the browser fills in the form as it was, once the page is loaded.
+  addEventListener("pageshow", ({ persisted }) => {
+    if (persisted) return;
+    offerValues();
+    update();
+    if (isEntered()) history.back(); // loaded anew with a row open
+  });
 })();

@@ -3,6 +3,10 @@
 const model = (() => {
   const { data } = scorekit;
   const { rows, metrics } = data;
+  // Metrics that judge a row's words alike have one list; the others name the metric that has it.
+  for (const by of Object.values(data.words)) {
+    for (const m of Object.keys(by)) if (typeof by[m] === "number") by[m] = by[by[m]];
+  }
   const n = rows.system.length;
   const names = metrics.map((metric) => metric.name);
   const headlines = [...metrics.keys()].filter((m) => metrics[m].headline);
@@ -18,10 +22,10 @@ const model = (() => {
   const picture = (row) => data.pictures[rows.picture[row]];
   const source = (row) => (rows.source ? data.pictures[rows.source[row]] : null);
   const notes = (row) => data.notes[row] || [];
-  const maker = (row) =>
+  const makers = (row) =>
     [several && run(row), system(row) || "(no system)", rows.index[row] && `#${rows.index[row]}`]
-      .filter(Boolean)
-      .join(" · ");
+      .filter(Boolean);
+  const maker = (row) => makers(row).join(" · ");
   const title = (row) => `${item(row)} · ${maker(row)}`;
 
   const show = (number) => {
@@ -99,7 +103,7 @@ const model = (() => {
     if (wish.status && !statuses(row).includes(wish.status)) return false;
     if (wish.item && !item(row).toLowerCase().includes(wish.item)) return false;
     if (wish.low !== null || wish.high !== null) {
-      const v = wish.metric === null ? null : value(wish.metric, row);
+      const v = value(wish.metric, row);
       if (v === null) return false;
       if (wish.low !== null && v < wish.low) return false;
       if (wish.high !== null && v > wish.high) return false;
@@ -107,10 +111,27 @@ const model = (() => {
     return wish.words.every((word) => haystack(row).includes(word));
   };
 
+  // What rows are sorted by besides scores: in the alphabet's order, numbers in it as numbers.
+  const { compare } = new Intl.Collator("en", { numeric: true });
+  const lostFirst = (a, b) => (a === "ok") - (b === "ok") || compare(a, b);
+  const keys = [
+    { name: "system", of: system },
+    { name: "item", of: item },
+    { name: "status", of: (row) => statuses(row)[0], order: lostFirst },
+    ...data.tags.map((tag) => ({ name: tag.name, of: (row) => tag.values[tag.codes[row]] })),
+  ];
+  const byKey = (found, { of, order = compare }, falling) => {
+    const texts = new Map(found.map((row) => [row, of(row)]));
+    const sorted = [...new Set(texts.values())].sort(order);
+    const place = new Map(sorted.map((text, i) => [text, falling ? -i : i]));
+    return found.sort((a, b) => place.get(texts.get(a)) - place.get(texts.get(b)) || a - b);
+  };
+
   // Rows in order; those without a score last.
   const select = (wish) => {
     const found = [];
     for (let row = 0; row < n; row++) if (fits(wish, row)) found.push(row);
+    if (wish.key !== null) return byKey(found, keys[wish.key], !wish.worst);
     if (wish.metric === null) {
       if (!wish.worst) found.reverse();
       return found;
@@ -129,7 +150,7 @@ const model = (() => {
 
   return {
     data, rows, metrics, names, headlines, several, judged, n, byItem,
-    value, text, sourceText, system, item, run, picture, source, notes, maker, title,
-    show, share, siblings, winners, problem, statuses, select, itemsOf,
+    value, text, sourceText, system, item, run, picture, source, notes, makers, maker, title,
+    show, share, siblings, winners, problem, statuses, keys, select, itemsOf,
   };
 })();

@@ -7,8 +7,9 @@ const plots = (open) => {
   const MOST_POINTS = 3000, MOST_GROUPS = 24, LEGEND = 8;
   const find = (id) => document.getElementById(id);
   const marks = ["circle", "square", "diamond", "cross", "x", "triangle-up", "star", "hexagon"];
-  // Told apart by the colour-blind, on light and on dark; the marks differ as well.
-  const inks = ["#3d85c6", "#d55e00", "#2a9d78", "#cc79a7", "#b08a00", "#7a6fd0", "#56a8c9", "#808080"];
+  // Told apart by the colour-blind, and from both the light and the dark panel by a contrast of 3;
+  // the marks differ as well.
+  const inks = ["#3d85c6", "#d55e00", "#1f8f6a", "#c2629a", "#9a7800", "#7a6fd0", "#2e8fb0", "#808080"];
 
   const option = (select, value, label) => {
     const made = document.createElement("option");
@@ -157,7 +158,7 @@ const plots = (open) => {
         hoverinfo: "x+y+text",
         marker: {
           color: shown.length > 1 ? inks[i % inks.length] : theme.accent,
-          symbol: marks[i % marks.length], size: n > 500 ? 6 : 8, opacity: 0.75,
+          symbol: marks[i % marks.length], size: n > 500 ? 6 : 8, opacity: 0.9,
         },
       };
     });

@@ -10,6 +10,10 @@ const view = (() => {
     return element;
   };
   const isolated = (value) => make("bdi", "", value);
+  // Each for itself, so that a name from right to left turns no other around.
+  const joined = (names) =>
+    names.flatMap((name, i) => (i ? [" · ", isolated(name)] : [isolated(name)]));
+  const titled = (row) => joined([model.item(row), ...model.makers(row)]);
 
   // A metric's name may be broken after a dot.
   const named = (metric) => {
@@ -80,8 +84,9 @@ const view = (() => {
     const found = model.value(metric, row);
     if (found !== null) return make("dd", "", model.show(found));
     const problem = model.problem(metric, row);
-    const out = make("dd", "none", problem ? problem[1] : "–");
-    if (problem) out.title = problem[2];
+    if (!problem) return make("dd", "", "–");
+    const out = make("dd", "none", problem[1]);
+    out.title = problem[2];
     return out;
   };
   const scores = (row, shown, by, won) =>
@@ -102,8 +107,8 @@ const view = (() => {
       }),
     );
 
-  const opener = (row, label) => {
-    const button = make("button", "open", isolated(label));
+  const opener = (row, names) => {
+    const button = make("button", "open", ...joined(names));
     button.type = "button";
     button.dataset.row = row;
     button.title = model.title(row);
@@ -126,7 +131,8 @@ const view = (() => {
 
   const card = (row, shown, by) => {
     const box = make(
-      "div", "about", opener(row, model.item(row)), make("div", "maker", isolated(model.maker(row))),
+      "div", "about", opener(row, [model.item(row)]),
+      make("div", "maker", ...joined(model.makers(row))),
       prompt(row, by, "prompt"), scores(row, shown, by),
     );
     return make("li", "card", frame(row), box);
@@ -154,7 +160,7 @@ const view = (() => {
     const strip = make(
       "div", "strip",
       ...among.map((row) => {
-        const box = make("div", "beside", make("div", "frame", main(row)), opener(row, model.maker(row)));
+        const box = make("div", "beside", make("div", "frame", main(row)), opener(row, model.makers(row)));
         if (model.judged) box.append(missed(row, by));
         box.append(scores(row, shown, by, won));
         return box;
@@ -175,7 +181,7 @@ const view = (() => {
     const said = `${model.show(model.value(metric, a))} → ${model.show(model.value(metric, b))}`;
     return make(
       "li", "changed", pair,
-      opener(b, `${model.item(b)} · ${model.system(b)}`),
+      opener(b, [model.item(b), model.system(b) || "(no system)"]),
       make("div", "change", `${difference > 0 ? "+" : ""}${model.show(difference)} `,
         make("span", better ? "" : "none", better ? "▲ better" : "▼ worse")),
       make("div", "unit", said),
@@ -184,6 +190,7 @@ const view = (() => {
 
   // Opened ---------------------------------------------------------------------------------
 
+  let cut = 50, differing = false; // kept from row to row
   const slider = (row) => {
     const under = image(model.source(row), "source image");
     const over = main(row);
@@ -194,18 +201,23 @@ const view = (() => {
     range.type = "range";
     range.min = 0;
     range.max = 100;
-    range.value = 50;
+    range.value = cut;
     range.setAttribute("aria-label", "How much of the source is shown, in percent");
-    range.addEventListener("input", () => box.style.setProperty("--cut", `${range.value}%`));
     const differ = make("input");
     differ.type = "checkbox";
-    differ.addEventListener("change", () => {
-      over.classList.toggle("differ", differ.checked);
-      edge.hidden = range.disabled = differ.checked;
-    });
+    differ.checked = differing;
+    const show = () => {
+      [cut, differing] = [range.value, differ.checked];
+      box.style.setProperty("--cut", `${cut}%`);
+      over.classList.toggle("differ", differing);
+      edge.hidden = range.disabled = differing;
+    };
+    range.addEventListener("input", show);
+    differ.addEventListener("change", show);
+    show();
     const label = make("label", "", differ, " difference");
-    return [box, make("div", "slider", make("span", "unit", "edited"), range,
-      make("span", "unit", "source"), label)];
+    return [box, make("div", "slider", make("span", "unit", "source"), range,
+      make("span", "unit", "edited"), label)];
   };
 
   // The same in figures, for those who can't tell the colours.
@@ -230,6 +242,14 @@ const view = (() => {
     });
   };
 
+  // What may be wider than its place is scrolled by the keyboard as well.
+  const scrolling = (name, table) => {
+    const box = make("div", "scroll", table);
+    box.tabIndex = 0;
+    box.setAttribute("role", "region");
+    box.setAttribute("aria-label", `Table: ${name}`);
+    return box;
+  };
   const table = (row) => {
     const body = make("tbody");
     for (const [m, metric] of metrics.entries()) {
@@ -246,7 +266,7 @@ const view = (() => {
       }
       body.append(make("tr", metric.headline ? "" : "dim", name, make("td", "", model.show(found)), told));
     }
-    return make("div", "scroll", make("table", "", body));
+    return scrolling("Scores", make("table", "", body));
   };
 
   const across = (row, open) => {
@@ -256,7 +276,8 @@ const view = (() => {
     const won = wonBy(shown, among);
     const head = make("tr", "", make("td"));
     for (const r of among) {
-      const label = r === row ? make("b", "", isolated(model.maker(r))) : opener(r, model.maker(r));
+      const makers = model.makers(r);
+      const label = r === row ? make("b", "", ...joined(makers)) : opener(r, makers);
       const cell = make("th", r === row ? "here" : "",
         make("div", "frame", image(model.picture(r), about(r))), label);
       cell.scope = "col";
@@ -279,7 +300,7 @@ const view = (() => {
       if (button) open(Number(button.dataset.row));
     });
     return [make("h3", "", "This item across systems"),
-      make("p", "note", "★ the best by that metric"), make("div", "scroll", grid)];
+      make("p", "note", "★ the best by that metric"), scrolling("This item across systems", grid)];
   };
 
   const facts = (row) => {
@@ -328,5 +349,5 @@ const view = (() => {
     return [left, right, make("div", "wide", ...across(row, open))];
   };
 
-  return { make, isolated, card, sideBySide, change, opened };
+  return { make, titled, card, sideBySide, change, opened };
 })();
