@@ -38,6 +38,14 @@ class Open:
         """Wait; as a function, since the page's policy lets no text be run."""
         self.page.wait_for_function(f"() => {condition}")
 
+    def settled(self) -> None:
+        """Wait until the page has answered what was done to its form, and is drawn."""
+        # Its timers are over first: they were set before, and are shorter.
+        self.page.evaluate(
+            """() => new Promise((done) => setTimeout(
+              () => requestAnimationFrame(() => requestAnimationFrame(done)), 200))"""
+        )
+
     def drawn(self, plot: str) -> None:
         """Wait until a plot is drawn, which it is when it comes into view."""
         self.page.locator(f"#{plot}").scroll_into_view_if_needed()

@@ -83,7 +83,7 @@ def test_sorted_by_each_column_and_worst_first_at_first(opened: Open) -> None:
         for name, rows in expected.items():
             page.select_option("#sort", label=name)
             opened.until("document.getElementById('order').textContent.startsWith('first to')")
-            page.wait_for_timeout(50)
+            opened.settled()
             assert makers(opened) == rows, (order, name)
 
 
@@ -104,6 +104,7 @@ def test_a_tag_without_a_value_and_an_open_quote(opened: Open) -> None:
     page = opened.page
     page.locator("#more summary").click()
     page.select_option("#by-tag", label="kind")
+    opened.settled()
     assert page.locator("#active").inner_text() == ""
     page.select_option("#by-value", label="clay")
     found_rows(opened, "2 images of 6")
@@ -253,6 +254,7 @@ def test_words_of_two_metrics_that_judge_alike_are_listed_once(
     opened = gallery(browser, path)
     page = opened.page
     page.select_option("#sort", label="f_clipscore")
+    opened.settled()
     for system, listed in (("b", ["clip4dm", "f_clipscore"]), ("a", ["clip4dm and f_clipscore"])):
         place = [maker[0] for maker in makers(opened)].index(system)
         card = page.locator("#grid > li").nth(place)

@@ -97,6 +97,7 @@ def test_back_to_a_page_finds_it_as_it_was(browser: Any, reports: dict[str, Path
     found_rows(opened, "3 images of 6")
     assert page.locator("#by-system option:checked").text_content() == "b"
     page.wait_for_selector("#grid > li")
+    opened.settled()
     assert page.locator("#grid .open").all_inner_texts() == [ITEMS[1], ITEMS[0], ITEMS[2]]
     assert page.locator("#plot-metric").input_value() == "0"  # the plots begin anew
     page.close()
@@ -117,7 +118,7 @@ def test_a_closed_row_leaves_one_where_one_has_come_to(
         page.keyboard.press("ArrowRight")
     page.keyboard.press("Escape")
     opened.until("history.state === null")
-    page.wait_for_timeout(100)
+    opened.settled()
     assert page.evaluate("document.activeElement.dataset.row") == "1"
     place = page.evaluate(f"document.activeElement.{AT}.top")
     assert 0 < place < 900 and page.evaluate("scrollY") > before + 900
@@ -259,13 +260,14 @@ def test_what_a_run_did_not_score_is_shown_of_that_run(
     assert buttons.all_inner_texts() == ["Show it", "Show it"]
     for i, run in enumerate(("five", "two")):
         buttons.nth(i).click()
-        # The count is the same for both: only the card tells that the gallery is drawn anew.
-        opened.until(f"document.querySelector('#grid .maker').textContent.startsWith('{run}')")
+        opened.settled()  # the count is the same for both
         found_rows(opened, "1 image of 12")
+        assert page.locator("#grid .maker").inner_text().startswith(run)
     # The second run has no ssim at all, which is nothing that went wrong.
     page.locator("#controls button[type=reset]").click()
     page.select_option("#by-run", label="two")
     page.select_option("#sort", label="ssim")
+    opened.settled()
     found_rows(opened, "6 images of 12")
     empty = page.locator("#grid > li").first.locator(".by dd")
     assert empty.inner_text() == "–" and empty.get_attribute("class") != "none"
